@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Every error a caller can meet, and nothing else.
+
+One base, `OrchEventsError`, so that one ``except`` catches all; each class also derives from the built-in exception a
+caller would expect. What went wrong is in the type, the details are attributes, and a `sqlite3` error is the
+``__cause__``. This module imports nothing from the package.
+"""
+
+__all__ = [
+    "ForkedError",
+    "LogClosedError",
+    "LogNotFoundError",
+    "OrchEventsError",
+    "PayloadError",
+    "QueueFullError",
+    "ReadError",
+    "SchemaError",
+    "WriteError",
+]
+
+
+class OrchEventsError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Raised itself only when a sink calls back into the log that is telling it of an event.
+    """
+
+
+class PayloadError(OrchEventsError, ValueError):
+    """An event was refused before it was queued; nothing of it, nor of its batch, was written.
+
+    `key_path` names the offending place, such as ``payload.steps[2].confidence`` or ``events[7].task_id``.
+    """
+
+    def __init__(self, message: str, key_path: str = "") -> None:
+        super().__init__(message)
+        self.key_path = key_path
+
+
+class QueueFullError(OrchEventsError):
+    """The queue stayed full for `busy_timeout` seconds. The event was not accepted; the log recovers by itself."""
+
+
+class LogClosedError(OrchEventsError):
+    """The log or reader was closed before this call."""
+
+
+class ForkedError(OrchEventsError):
+    """The log or reader was opened before `os.fork()` and used in the child. Open a new one there.
+
+    SQLite connections must not cross a fork (https://sqlite.org/howtocorrupt.html, section 2.6).
+    """
+
+
+class LogNotFoundError(OrchEventsError, FileNotFoundError):
+    """There is no file at the path (or no directory to create it in, or the path names no file at all).
+
+    `filename` holds the path, as in every `FileNotFoundError`.
+    """
+
+
+class SchemaError(OrchEventsError):
+    """The file is not an event log this version can use: another program's, or written by a newer version.
+
+    Nothing was changed in it.
+    """
+
+
+class _DatabaseError(OrchEventsError):
+    def __init__(self, message: str, path: str = "", sqlite_errorname: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+        """The file, as it was given."""
+        self.sqlite_errorname = sqlite_errorname
+        """SQLite's name for what happened, such as ``SQLITE_FULL``; empty when SQLite was not the cause."""
+
+
+class WriteError(_DatabaseError):
+    """Opening for writing or committing failed; the event is not in the log.
+
+    `path` is the file, `sqlite_errorname` SQLite's name of the error (``SQLITE_BUSY``, ``SQLITE_FULL``, …).
+    """
+
+
+class ReadError(_DatabaseError):
+    """Opening for reading or reading failed. `path` and `sqlite_errorname` as in `WriteError`."""

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""`EventLog`: the log opened for writing, and the one function that writes on somebody else's connection.
+
+Only checks, forwards and documents. Each asyncio twin stands beside its original and differs in nothing but waiting.
+"""
+
+import os
+import sqlite3
+import warnings
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from typing import Final, Self
+
+from ._connection import SYNCHRONOUS, Durability, checked_path, open_for_writing, translated
+from ._errors import SchemaError, WriteError
+from ._reader import BUSY_TIMEOUT, Queries, ReadPool
+from ._rows import NewEvent, NewRow, insert_one, new_row, new_rows, timestamp
+from ._schema import prepare
+from ._sinks import EventSink
+from ._writer import Writer
+
+__all__ = ["EventLog", "insert_event_with_conn"]
+
+QUEUE_CAPACITY: Final = 10_000
+"""Events that may wait for the writer thread: about 5 MB of them, and a tenth of a second of its work."""
+
+
+class EventLog(Queries):
+    """An event log opened for writing and reading. Creates the file if there is none (not its directory).
+
+    `sink` hears of each event once it is durable. `durability` says what an ack means: with ``"full"`` the event
+    survives a power cut, with ``"normal"`` a crash of the program or of the system's processes, but perhaps not of the
+    machine. `queue_capacity` bounds the events waiting to be committed. `busy_timeout`, in seconds, bounds the wait for
+    another process's lock and for room in the queue.
+
+    Raises `LogNotFoundError` when the directory is missing, `SchemaError` when the file is something else or newer,
+    `WriteError` when it cannot be written, `ValueError` for an impossible option.
+
+    Safe to share between threads, tasks and event loops; each process opens its own. Events of one thread are recorded
+    in the order of its calls. Close it, or use it as a context manager (``with`` or ``async with``); a program that
+    forgets still finds every accepted event on disk.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sink: EventSink | None = None,
+        durability: Durability = "full",
+        queue_capacity: int = QUEUE_CAPACITY,
+        busy_timeout: float = BUSY_TIMEOUT,
+    ) -> None:
+        if durability not in SYNCHRONOUS:
+            raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
+        if queue_capacity < 1:
+            raise ValueError(f"queue_capacity must be at least 1, not {queue_capacity}")
+        if busy_timeout < 0:
+            raise ValueError(f"busy_timeout must not be negative, not {busy_timeout}")
+        name = checked_path(path)
+        connection = open_for_writing(name, durability, busy_timeout)
+        try:
+            with translated(WriteError, name, "cannot open"):
+                prepare(connection, name)
+        except BaseException:
+            connection.close()
+            raise
+        super().__init__(ReadPool(name, busy_timeout))
+        self._writer = Writer(connection, name, sink, queue_capacity, busy_timeout)
+
+    def insert_event(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+    ) -> int:
+        """Record one event; returns its id once it is durable.
+
+        Raises `PayloadError` for what cannot be stored or would not read back equal, `QueueFullError` when the log
+        cannot keep up, `WriteError` when the commit failed. Blocks for one commit, shared with whoever else is writing.
+        """
+        return self._writer.append((self._row(task_id, task_item_id, event_type, payload),))
+
+    async def insert_event_async(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+    ) -> int:
+        """`insert_event` for coroutines; holds no thread while it waits.
+
+        If it is cancelled the event is in the log once or not at all.
+        """
+        from ._aio import append
+
+        return await append(self._writer, (self._row(task_id, task_item_id, event_type, payload),))
+
+    def insert_events(self, events: Iterable[NewEvent]) -> list[int]:
+        """Record ``(task_id, task_item_id, event_type, payload)`` tuples in one transaction, all or none; their ids.
+
+        Their timestamps are equal and their ids contiguous. Raises as `insert_event`; a `PayloadError` names the event
+        by its place in `events` and nothing is written. Another process that writes waits until all are in.
+        """
+        rows = self._rows(events)
+        return _ids(self._writer.append(rows), len(rows))
+
+    async def insert_events_async(self, events: Iterable[NewEvent]) -> list[int]:
+        """`insert_events` for coroutines. The events are encoded in a thread, so `events` should not need the loop."""
+        from ._aio import append, in_thread
+
+        rows = await in_thread(self._rows, events)
+        return _ids(await append(self._writer, rows), len(rows))
+
+    def submit_event(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+    ) -> Future[int]:
+        """Queue one event and return at once; the future resolves to its id when it is durable.
+
+        Raises `PayloadError`, and `QueueFullError` after waiting `busy_timeout` seconds for room. The future fails with
+        `WriteError`; if nobody holds it then, the failure is logged and raised by the next `flush` or `close`. It cannot
+        be cancelled: an accepted event is written.
+        """
+        return self._writer.submit((self._row(task_id, task_item_id, event_type, payload),))
+
+    def flush(self) -> None:
+        """Wait until everything accepted so far is durable; raises `WriteError` for a failure nobody has heard of."""
+        self._writer.flush()
+
+    async def flush_async(self) -> None:
+        """`flush` for coroutines."""
+        from ._aio import flush
+
+        await flush(self._writer)
+
+    def close(self) -> None:
+        """Commit everything accepted, then close. Later calls of anything but `close` raise `LogClosedError`.
+
+        Idempotent, also from several threads at once: each returns when the log is closed. Raises as `flush`.
+        """
+        try:
+            self._writer.close()
+        finally:
+            self._pool.close()
+
+    async def aclose(self) -> None:
+        """`close`, without blocking the event loop."""
+        from ._aio import in_thread
+
+        await in_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # `_writer` is missing when the log could not be opened.
+        if hasattr(self, "_writer") and not self._pool.closed:
+            warnings.warn(f"{self._pool.path}: EventLog was not closed", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    def _row(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+    ) -> NewRow:
+        return new_row(task_id, task_item_id, event_type, payload, timestamp())
+
+    def _rows(self, events: Iterable[NewEvent]) -> list[NewRow]:
+        return new_rows(events)
+
+
+def _ids(last: int, count: int) -> list[int]:
+    return list(range(last - count + 1, last + 1))
+
+
+def insert_event_with_conn(
+    conn: sqlite3.Connection, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+) -> int:
+    """Record one event on *your* connection, within whatever transaction it has; returns the event's id.
+
+    One INSERT, no more: the event commits or rolls back together with your own rows (the transactional outbox). The
+    database must have been opened once with `EventLog`, which creates the table. Raises `PayloadError`, `SchemaError`
+    when there is no table, `WriteError` for any other database error. Call it where you may use `conn`.
+    """
+    row = new_row(task_id, task_item_id, event_type, payload, timestamp())
+    with translated(WriteError, "insert_event_with_conn", "not written"):
+        try:
+            return insert_one(conn, row)
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                raise SchemaError("no table 'events' in this database; open it once with EventLog") from error
+            raise

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""The tables and indexes of a log file, and how a file from elsewhere becomes one.
+
+The file may belong to a host application or to the reference program. So: `events` has exactly the reference's columns,
+everything else of ours is named ``orch_events_…``, and ``user_version`` and ``application_id`` are left alone.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Final
+
+from ._connection import Cell, fetch_all, scalar
+from ._errors import SchemaError
+from ._events import LOG_PATH_EVENT_TYPES, TASK_STATUS, promoted_columns
+from ._payload import parse_or_none
+
+__all__: list[str] = []
+
+VERSION: Final = 1
+"""Raised when a file written by this version can no longer be used by the one before."""
+
+_EVENTS: Final = """
+CREATE TABLE events(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    task_id TEXT NOT NULL,
+    task_item_id TEXT,
+    event_type TEXT NOT NULL,
+    payload_json TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    step TEXT,
+    step_scope TEXT,
+    cycle INTEGER
+)
+"""
+_REQUIRED: Final = ("id", "task_id", "task_item_id", "event_type", "payload_json", "created_at")
+_PROMOTED: Final = {"step": "TEXT", "step_scope": "TEXT", "cycle": "INTEGER"}
+
+
+def sql_list(types: Iterable[str]) -> str:
+    """SQL literals for event types. They stand in the text, not in parameters, so that partial indexes match."""
+    return ", ".join(f"'{name}'" for name in types)
+
+
+LOG_PATH_TYPES: Final = sql_list(LOG_PATH_EVENT_TYPES)
+STATUS_TYPES: Final = sql_list(TASK_STATUS)
+
+# Every index entry ends in the row id, so `(task_id)` alone answers "a task's events in id order"; the partial ones
+# answer "latest spawned or started" and "latest task event" in O(log n) and cost nothing for other types.
+_INDEXES: Final = {
+    "orch_events_task": "CREATE INDEX IF NOT EXISTS orch_events_task ON events(task_id)",
+    "orch_events_log_paths": f"""
+CREATE INDEX IF NOT EXISTS orch_events_log_paths ON events(task_id) WHERE event_type IN ({LOG_PATH_TYPES})""",
+    "orch_events_status": f"""
+CREATE INDEX IF NOT EXISTS orch_events_status ON events(task_id) WHERE event_type IN ({STATUS_TYPES})""",
+}
+_MARK: Final = "CREATE TABLE IF NOT EXISTS orch_events_schema(version INTEGER NOT NULL)"
+
+
+def prepare(connection: sqlite3.Connection, path: str) -> None:
+    """Make the file a log of this version, in one transaction, or leave it untouched and raise `SchemaError`."""
+    if _is_complete(connection, path):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        columns = _checked_columns(connection, path)
+        if not columns:
+            connection.execute(_EVENTS)
+        elif missing := [name for name in _PROMOTED if name not in columns]:
+            for name in missing:
+                connection.execute(f"ALTER TABLE events ADD COLUMN {name} {_PROMOTED[name]}")
+            _backfill(connection)
+        for statement in _INDEXES.values():
+            connection.execute(statement)
+        connection.execute(_MARK)
+        if scalar(connection, "SELECT version FROM orch_events_schema") is None:
+            connection.execute("INSERT INTO orch_events_schema(version) VALUES (?)", (VERSION,))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def prepare_reading(connection: sqlite3.Connection, path: str) -> None:
+    """Check that the file is a log, without writing to it."""
+    columns = _checked_columns(connection, path)
+    if not columns:
+        raise SchemaError(f"{path}: has no table 'events'; not an event log")
+    if missing := [name for name in _PROMOTED if name not in columns]:
+        # A file from before the promoted columns. A temporary view (which lives outside the file) hides the difference:
+        # unpromoted values come from the payload.
+        present = [name for name in (*_REQUIRED, *_PROMOTED) if name not in missing]
+        absent = [f"NULL AS {name}" for name in missing]
+        connection.execute(f"CREATE TEMP VIEW events AS SELECT {', '.join([*present, *absent])} FROM main.events")
+
+
+def _is_complete(connection: sqlite3.Connection, path: str) -> bool:
+    columns = _checked_columns(connection, path)
+    names = {row[0] for row in fetch_all(connection, "SELECT name FROM sqlite_master")}
+    return columns >= {*_REQUIRED, *_PROMOTED} and names >= {*_INDEXES, "orch_events_schema"}
+
+
+def _checked_columns(connection: sqlite3.Connection, path: str) -> set[Cell]:
+    """The columns of `events`, empty without such a table; `SchemaError` for a table or a file that is not ours."""
+    kind = scalar(connection, "SELECT type FROM sqlite_master WHERE name = 'events'")
+    if not isinstance(kind, str):
+        columns: set[Cell] = set()
+    elif kind != "table":
+        raise SchemaError(f"{path}: 'events' is a {kind}, not a table; not an event log")
+    else:
+        info = fetch_all(connection, "SELECT name, upper(type), pk FROM pragma_table_info('events')")
+        columns = {name for name, _, _ in info}
+        if missing := [name for name in _REQUIRED if name not in columns]:
+            raise SchemaError(f"{path}: table 'events' lacks {', '.join(missing)}; not an event log")
+        if ("id", "INTEGER", 1) not in info:
+            raise SchemaError(f"{path}: events.id is not INTEGER PRIMARY KEY; not an event log")
+    if scalar(connection, "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'orch_events_schema'"):
+        version = scalar(connection, "SELECT max(version) FROM orch_events_schema")
+        if isinstance(version, int) and version > VERSION:
+            raise SchemaError(f"{path}: schema version {version} is newer than {VERSION}; a newer orch_events wrote it")
+    return columns
+
+
+def _backfill(connection: sqlite3.Connection) -> None:
+    last: Cell = 0
+    page = "SELECT id, CAST(payload_json AS TEXT) FROM events WHERE id > ? ORDER BY id LIMIT 1000"
+    while rows := fetch_all(connection, page, (last,)):
+        promoted = [(payload, row_id) for row_id, text in rows if isinstance(payload := parse_or_none(str(text)), dict)]
+        connection.executemany(
+            "UPDATE events SET step = coalesce(step, ?), step_scope = coalesce(step_scope, ?), cycle = coalesce(cycle, ?)"
+            " WHERE id = ?",
+            [(*promoted_columns(payload), row_id) for payload, row_id in promoted],
+        )
+        last = rows[-1][0]
