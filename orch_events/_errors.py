@@ -6,18 +6,6 @@ caller would expect. What went wrong is in the type, the details are attributes,
 ``__cause__``. This module imports nothing from the package.
 """
 
-__all__ = [
-    "ForkedError",
-    "LogClosedError",
-    "LogNotFoundError",
-    "OrchEventsError",
-    "PayloadError",
-    "QueueFullError",
-    "ReadError",
-    "SchemaError",
-    "WriteError",
-]
-
 
 class OrchEventsError(Exception):
     """Base of every error this package raises on purpose.

@@ -12,17 +12,6 @@ from typing import Final, NamedTuple, cast
 
 from ._payload import JsonValue, parse_or_none
 
-__all__ = [
-    "STEP_EVENT_TYPES",
-    "Event",
-    "EventType",
-    "ObservedStepScope",
-    "StepEvent",
-    "StepLogPaths",
-    "observed_step_scope_from_payload",
-    "observed_step_scope_label",
-]
-
 
 class ObservedStepScope(StrEnum):
     """Whether a step ran once for the task or once for each item."""
@@ -59,17 +48,9 @@ class EventType(StrEnum):
 
 STEP_EVENT_TYPES: Final[frozenset[str]] = frozenset(
     {
-        EventType.STEP_STARTED,
-        EventType.STEP_FINISHED,
-        EventType.STEP_SKIPPED,
-        EventType.STEP_HEARTBEAT,
-        EventType.STEP_SPAWNED,
-        EventType.STEP_TIMEOUT,
-        EventType.CYCLE_STARTED,
-        EventType.SANDBOX_DENIED,
-        EventType.SANDBOX_RESOURCE_EXCEEDED,
-        EventType.SANDBOX_NETWORK_BLOCKED,
-        EventType.DAEMON_PID_KILL_BLOCKED,
+        *(EventType.STEP_STARTED, EventType.STEP_FINISHED, EventType.STEP_SKIPPED, EventType.STEP_HEARTBEAT),
+        *(EventType.STEP_SPAWNED, EventType.STEP_TIMEOUT, EventType.CYCLE_STARTED, EventType.SANDBOX_DENIED),
+        *(EventType.SANDBOX_RESOURCE_EXCEEDED, EventType.SANDBOX_NETWORK_BLOCKED, EventType.DAEMON_PID_KILL_BLOCKED),
     }
 )
 """The types that `query_step_events` selects: those of the reference, no more."""
@@ -86,17 +67,13 @@ TASK_STATUS: Final[Mapping[str, str]] = {
 }
 """A task's status is that of its newest event of these types."""
 
-TERMINAL_EVENT_TYPES: Final = frozenset(
-    {EventType.TASK_COMPLETED, EventType.TASK_FAILED, EventType.TASK_CANCELLED},
-)
+TERMINAL_EVENT_TYPES: Final = frozenset({EventType.TASK_COMPLETED, EventType.TASK_FAILED, EventType.TASK_CANCELLED})
 """The types after which a task has ended."""
 
 
 def observed_step_scope_from_payload(payload: object) -> ObservedStepScope | None:
     """The scope named by a parsed payload's ``step_scope``; ``None`` for anything else. Never raises."""
-    if not isinstance(payload, Mapping):
-        return None
-    label = cast("Mapping[str, object]", payload).get("step_scope")
+    label = cast("Mapping[str, object]", payload).get("step_scope") if isinstance(payload, Mapping) else None
     return _SCOPES.get(label) if isinstance(label, str) else None
 
 
@@ -174,28 +151,7 @@ class _Draft:
     CPython allows because both have the same slots and nothing else.
     """
 
-    __slots__ = (
-        "agent_id",
-        "confidence",
-        "created_at",
-        "duration_ms",
-        "elapsed_secs",
-        "event_id",
-        "event_type",
-        "output_state",
-        "pid",
-        "pid_alive",
-        "reason",
-        "stagnant_heartbeats",
-        "stderr_bytes",
-        "stderr_delta_bytes",
-        "stdout_bytes",
-        "stdout_delta_bytes",
-        "step",
-        "step_scope",
-        "success",
-        "task_item_id",
-    )
+    __slots__ = StepEvent.__slots__
 
     def __init__(
         self,
@@ -205,14 +161,15 @@ class _Draft:
         created_at: str,
         step: str | None,
         step_scope: str | None,
-        payload: dict[str, JsonValue],
+        payload: JsonValue,
     ) -> None:
-        get = payload.get
+        fields = payload if isinstance(payload, dict) else _NO_FIELDS
+        get = fields.get
         self.event_id = event_id
         self.event_type = event_type
         self.task_item_id = task_item_id
         self.created_at = created_at
-        self.step = step if step is not None else step_name(payload)
+        self.step = step if step is not None else step_name(fields)
         if step_scope is None:
             step_scope = v if isinstance(v := get("step_scope"), str) else None
         self.step_scope = None if step_scope is None else _SCOPES.get(step_scope)
@@ -221,9 +178,7 @@ class _Draft:
         self.agent_id = v if isinstance(v := get("agent_id"), str) else None
         self.success = v if isinstance(v := get("success"), bool) else None
         self.duration_ms = v if type(v := get("duration_ms")) is int and 0 <= v < 1 << 64 else None
-        self.confidence = (
-            v if isinstance(v := get("confidence"), float) else float(v) if type(v) is int else None
-        )
+        self.confidence = v if isinstance(v := get("confidence"), float) else float(v) if type(v) is int else None
         self.reason = v if isinstance(v := get("reason"), str) else None
         self.elapsed_secs = v if type(v := get("elapsed_secs")) is int and 0 <= v < 1 << 64 else None
         self.stdout_bytes = v if type(v := get("stdout_bytes")) is int and 0 <= v < 1 << 64 else None
@@ -249,8 +204,7 @@ def step_event(
     payload: JsonValue,
 ) -> StepEvent:
     """The `StepEvent` of one row: its columns and its parsed payload (``None`` where the text is not JSON)."""
-    fields = payload if isinstance(payload, dict) else _NO_FIELDS
-    event: object = _Draft(event_id, event_type, task_item_id, created_at, step, step_scope, fields)
+    event: object = _Draft(event_id, event_type, task_item_id, created_at, step, step_scope, payload)
     object.__setattr__(event, "__class__", StepEvent)
     return cast("StepEvent", event)
 

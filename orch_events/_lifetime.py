@@ -9,8 +9,6 @@ import os
 from typing import Final, Protocol
 from weakref import WeakSet
 
-__all__: list[str] = []
-
 
 class Holder(Protocol):
     """Something that holds connections."""
@@ -19,30 +17,26 @@ class Holder(Protocol):
         """In the child of a fork: touch nothing that was inherited, refuse every later call."""
 
     def exiting(self) -> None:
-        """At the interpreter's end, when no thread can be started any more: finish and close."""
+        """At the interpreter's end, when no thread may be started any more: finish and close."""
 
 
 _HOLDERS: Final[WeakSet[Holder]] = WeakSet()
-
-
-def register(holder: Holder) -> None:
-    _HOLDERS.add(holder)
+_INHERITED: Final[list[Holder]] = []
+register = _HOLDERS.add
 
 
 def _forked() -> None:
-    for holder in list(_HOLDERS):
-        holder.forked()
-    # Never closed in this process: that would run SQLite's end-of-connection work on the parent's file.
+    # Kept, so that nothing inherited is closed by accident: closing does SQLite's last work on the parent's file.
     _INHERITED.extend(_HOLDERS)
     _HOLDERS.clear()
+    for holder in _INHERITED:
+        holder.forked()
 
 
 def _exiting() -> None:
     for holder in list(_HOLDERS):
         holder.exiting()
 
-
-_INHERITED: Final[list[Holder]] = []
 
 # At import, so that the callbacks a program registers later run before ours and may still use their logs.
 atexit.register(_exiting)

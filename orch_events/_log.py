@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Final, Self
 
-from ._connection import SYNCHRONOUS, Durability, checked_path, open_for_writing, translated
+from ._connection import DURABILITY, Durability, checked_path, open_for_writing, translated
 from ._errors import SchemaError, WriteError
 from ._reader import BUSY_TIMEOUT, Queries, ReadPool
 from ._rows import NewEvent, NewRow, insert_one, new_row, new_rows, timestamp
@@ -19,7 +19,6 @@ from ._schema import prepare
 from ._sinks import EventSink
 from ._writer import Writer
 
-__all__ = ["EventLog", "insert_event_with_conn"]
 
 QUEUE_CAPACITY: Final = 10_000
 """Events that may wait for the writer thread: about 5 MB of them, and a tenth of a second of its work."""
@@ -50,7 +49,7 @@ class EventLog(Queries):
         queue_capacity: int = QUEUE_CAPACITY,
         busy_timeout: float = BUSY_TIMEOUT,
     ) -> None:
-        if durability not in SYNCHRONOUS:
+        if durability not in DURABILITY:
             raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
         if queue_capacity < 1:
             raise ValueError(f"queue_capacity must be at least 1, not {queue_capacity}")
@@ -99,9 +98,11 @@ class EventLog(Queries):
 
     async def insert_events_async(self, events: Iterable[NewEvent]) -> list[int]:
         """`insert_events` for coroutines. The events are encoded in a thread, so `events` should not need the loop."""
-        from ._aio import append, in_thread
+        import asyncio
 
-        rows = await in_thread(self._rows, events)
+        from ._aio import append
+
+        rows = await asyncio.to_thread(self._rows, events)
         return _ids(await append(self._writer, rows), len(rows))
 
     def submit_event(
@@ -137,9 +138,9 @@ class EventLog(Queries):
 
     async def aclose(self) -> None:
         """`close`, without blocking the event loop."""
-        from ._aio import in_thread
+        import asyncio
 
-        await in_thread(self.close)
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self

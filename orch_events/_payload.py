@@ -8,14 +8,14 @@ files we share; it is stricter than Python's `json` in six ways (see `parse`).
 
 import json
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Final, TypeAlias, cast
 
 from ._errors import PayloadError
 
-__all__ = ["JsonObject", "JsonValue"]
 
 JsonValue: TypeAlias = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 JsonObject: TypeAlias = dict[str, JsonValue]
@@ -96,8 +96,7 @@ def _has_huge_int(text: str) -> bool:
     return len(text) >= _DOUBLE_DIGITS and _LONG_DIGITS.search(text[::_STRIDE]) is not None
 
 
-def decode_shallow(text: str) -> JsonValue:
-    """`parse` without the test of depth, for a caller that has made sure of it."""
+def _decode_shallow(text: str) -> JsonValue:
     # Substring tests first: over 250 bytes they cost 0.8 µs together, one regular expression 9 µs, the parser 3 µs.
     if ("\\ud" in text or "\\uD" in text) and any(match[1] for match in _LONE_SURROGATE.finditer(text)):
         raise ValueError("lone surrogate escape")
@@ -117,7 +116,7 @@ def parse(text: str) -> JsonValue:
     """
     if brackets(text) > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise ValueError("nested too deep")
-    return decode_shallow(text)
+    return _decode_shallow(text)
 
 
 def parse_or_none(text: str) -> JsonValue:
@@ -148,7 +147,7 @@ def encode(payload: Mapping[str, object], where: str = "payload") -> str:
     naming the key path for anything that would not come back: NaN and infinities, integers beyond the double range,
     lone surrogates, values without a JSON form, cycles, and more than 127 nested containers.
     """
-    if not isinstance(payload, Mapping):
+    if type(payload) is not dict and not isinstance(payload, Mapping):
         raise PayloadError(f"{where}: expected a mapping, not {type(payload).__name__}", where)
     try:
         text = _ENCODER.encode(payload)
@@ -163,8 +162,50 @@ def encode(payload: Mapping[str, object], where: str = "payload") -> str:
     return text
 
 
+SENTINEL: Final = f"orch_events {os.urandom(16).hex()}"
+"""A string that no payload contains by accident or guesses by intent; stands between payloads handled together."""
+SEPARATOR: Final = f',"{SENTINEL}",'
+
+
+def encode_many(payloads: Sequence[Mapping[str, object]]) -> list[str] | None:
+    """`encode` for a run of payloads in 1.9 µs each instead of 3.4; ``None`` when one of them needs a closer look."""
+    if not all(type(payload) is dict for payload in payloads):
+        return None
+    items: list[object] = [SENTINEL] * (2 * len(payloads) - 1)
+    items[::2] = payloads
+    try:
+        joined = _ENCODER.encode(items)[1:-1]
+        if not joined.isascii():
+            joined.encode()
+    except (TypeError, ValueError, RecursionError):
+        return None
+    if brackets(joined) - len(payloads) >= MAX_DEPTH or _has_huge_int(joined):
+        return None
+    return joined.split(SEPARATOR)
+
+
+def parse_many(joined: str, count: int) -> list[JsonValue]:
+    """`parse_or_none` for `count` texts joined by `SEPARATOR`, in one run of the parser where possible.
+
+    Sentinels at exactly the odd places prove that each text was one whole JSON value: an incomplete one swallows the
+    sentinel after it, and one that is more than one value moves those that follow.
+    """
+    try:
+        values = _decode_shallow(f"[{joined}]")
+    except (ValueError, RecursionError):
+        values = None
+    if isinstance(values, list) and len(values) == 2 * count - 1 and values[1::2] == [SENTINEL] * (count - 1):
+        del values[1::2]
+        spare = brackets(joined) - sum(isinstance(value, dict | list) for value in values)
+        if spare < MAX_DEPTH or all(brackets(text) <= MAX_DEPTH for text in joined.split(SEPARATOR)):
+            return values
+    return [parse_or_none(text) for text in joined.split(SEPARATOR)] if count else []
+
+
 def check_text(name: str, value: object) -> str:
     """`value` as a plain `str` that SQLite can store, else `PayloadError`."""
+    if type(value) is str and value.isascii():
+        return value
     if not isinstance(value, str):
         raise PayloadError(f"{name}: expected a string, not {type(value).__name__}", name)
     fault = _text_fault(value, name)

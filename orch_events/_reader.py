@@ -8,19 +8,31 @@ being read holds no statement, no lock and no snapshot.
 import contextlib
 import os
 import sqlite3
+import threading
+import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, Self
 
-from . import _rows
 from ._connection import checked_path, open_for_reading, translated
-from ._errors import ForkedError, LogClosedError, OrchEventsError, ReadError
-from ._events import Event, StepEvent, StepLogPaths
+from ._errors import ForkedError, LogClosedError, LogNotFoundError, OrchEventsError, ReadError
+from ._events import TERMINAL_EVENT_TYPES, Event, StepEvent, StepLogPaths
 from ._lifetime import register
-from ._rows import MAX_ID, PAGE_ROWS, Page, Selection
+from ._rows import (
+    MAX_ID,
+    PAGE_ROWS,
+    Page,
+    Selection,
+    page_events,
+    page_step_events,
+    read_last_id,
+    read_latest_log_paths,
+    read_page,
+    read_task_status,
+)
 from ._schema import prepare_reading
+from ._wakeup import TICK, watching
 
-__all__ = ["EventReader", "query_latest_step_log_paths", "query_step_events"]
 
 BUSY_TIMEOUT: Final = 10.0
 """Default of every `busy_timeout`, in seconds."""
@@ -32,8 +44,9 @@ _SPARE: Final = 4
 class ReadPool:
     """Read-only connections to one file, each lent to one user at a time."""
 
-    def __init__(self, path: str, busy_timeout: float) -> None:
+    def __init__(self, path: str, busy_timeout: float, must_exist: bool = True) -> None:
         self.path = path
+        self._must_exist = must_exist
         self._busy_timeout = busy_timeout
         self._spare: list[sqlite3.Connection] = []
         self._refusal: OrchEventsError | None = None
@@ -53,7 +66,7 @@ class ReadPool:
     def lend(self) -> Iterator[sqlite3.Connection]:
         """A connection for the body's use alone."""
         if self._refusal is not None:
-            raise self._refusal
+            raise type(self._refusal)(str(self._refusal))
         try:
             connection = self._spare.pop()
         except IndexError:
@@ -88,22 +101,69 @@ class ReadPool:
     def exiting(self) -> None:
         self.close()
 
-    # ------------------------------------------------------------------------------------------------ queries
-
     def pages(self, selection: Selection, after_id: int, limit: int | None = None) -> Iterator[Page]:
         """Everything selected that is in the log now, by pages."""
         rows, up_to = PAGE_ROWS, MAX_ID
         while limit is None or limit > 0:
             with self.lend() as connection:
-                page = _rows.read_page(connection, selection, after_id, up_to, rows if limit is None else min(rows, limit))
-                if up_to == MAX_ID:  # later pages end here, or a fast writer would keep us for ever
-                    up_to = _rows.read_last_id(connection) if len(page.ids) == page.limit else 0
+                page = read_page(connection, selection, after_id, up_to, rows if limit is None else min(rows, limit))
+                full = len(page.ids) == page.limit
+                if full and up_to == MAX_ID:  # later pages end here, or a fast writer would keep us for ever
+                    up_to = read_last_id(connection)
             if page.ids:
                 yield page
                 after_id, rows = page.ids[-1], min(PAGE_ROWS, page.limit * 2)
                 limit = None if limit is None else limit - len(page.ids)
-            if len(page.ids) < page.limit:
+            if not full:
                 return
+
+    def follow(
+        self,
+        selection: Selection,
+        after_id: int,
+        stop: threading.Event | None,
+        timeout: float | None,
+        until_finished: bool,
+    ) -> Iterator[Page]:
+        """Everything selected that is in the log now, then whatever is committed, by pages."""
+        woken = threading.Event()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.exists():
+            if (stop is not None and stop.is_set()) or (deadline is not None and time.monotonic() >= deadline):
+                return
+            time.sleep(TICK)
+        with watching(self.path, woken.set, stop) as watcher:
+            while True:
+                # Cleared and asked before reading: whatever comes during it rings again, and what came before the
+                # task's end is read.
+                woken.clear()
+                last = until_finished and self.is_finished(selection.task_id)
+                for page in self.pages(selection, after_id):
+                    yield page
+                    after_id = page.ids[-1]
+                    deadline = None if timeout is None else time.monotonic() + timeout
+                watcher.check()
+                if last or (stop is not None and stop.is_set()):
+                    return
+                if not woken.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    return
+
+    def exists(self) -> bool:
+        """Whether there is a log to read; raises `LogNotFoundError` unless a missing one was asked to be waited for."""
+        try:
+            with self.lend():
+                return True
+        except LogNotFoundError:
+            if self._must_exist:
+                raise
+            return False
+
+    def is_finished(self, task_id: str | None) -> bool:
+        """Whether the task's newest status event is a terminal one."""
+        if task_id is None:
+            raise ValueError("until_finished needs a task_id")
+        with self.lend() as connection:
+            return read_task_status(connection, task_id) in TERMINAL_EVENT_TYPES
 
 
 class Queries:
@@ -123,13 +183,13 @@ class Queries:
         An unknown task has none. A payload that is not JSON leaves its fields ``None``; it never raises.
         """
         selection = Selection(task_id=task_id, steps_only=True)
-        return [event for page in self._pool.pages(selection, after_id) for event in _rows.page_step_events(page)]
+        return [event for page in self._pool.pages(selection, after_id) for event in page_step_events(page)]
 
     async def query_step_events_async(self, task_id: str, *, after_id: int = 0) -> list[StepEvent]:
         """`query_step_events`, without blocking the event loop."""
-        from ._aio import in_thread
+        import asyncio
 
-        return await in_thread(self.query_step_events, task_id, after_id=after_id)
+        return await asyncio.to_thread(self.query_step_events, task_id, after_id=after_id)
 
     def query_latest_step_log_paths(self, task_id: str) -> StepLogPaths | None:
         """Where the task's latest step writes its output, for tailing.
@@ -138,13 +198,13 @@ class Queries:
         task has none, or when that one names no phase or no stdout file. Costs O(log n).
         """
         with self._pool.lend() as connection:
-            return _rows.read_latest_log_paths(connection, task_id)
+            return read_latest_log_paths(connection, task_id)
 
     async def query_latest_step_log_paths_async(self, task_id: str) -> StepLogPaths | None:
         """`query_latest_step_log_paths`, without blocking the event loop."""
-        from ._aio import in_thread
+        import asyncio
 
-        return await in_thread(self.query_latest_step_log_paths, task_id)
+        return await asyncio.to_thread(self.query_latest_step_log_paths, task_id)
 
     def query_events(
         self,
@@ -160,7 +220,7 @@ class Queries:
         the log held soon after the first event was asked for. An iterator left half-read holds no lock and no snapshot.
         """
         for page in self._pool.pages(Selection(task_id, event_type_prefix), after_id, limit):
-            yield from _rows.page_events(page)
+            yield from page_events(page)
 
     async def query_events_async(
         self,
@@ -171,11 +231,70 @@ class Queries:
         limit: int | None = None,
     ) -> AsyncIterator[Event]:
         """`query_events` as an async iterator: each page is read in a thread."""
-        from ._aio import in_thread
+        import asyncio
 
         pages = self._pool.pages(Selection(task_id, event_type_prefix), after_id, limit)
-        while page := await in_thread(next, pages, None):
-            for event in await in_thread(_rows.page_events, page):
+        while page := await asyncio.to_thread(next, pages, None):
+            for event in await asyncio.to_thread(page_events, page):
+                yield event
+
+    def follow_step_events(
+        self,
+        task_id: str,
+        *,
+        after_id: int = 0,
+        stop: threading.Event | None = None,
+        timeout: float | None = None,
+        until_finished: bool = False,
+    ) -> Iterator[StepEvent]:
+        """The task's step events so far, then each as it is committed, by this process or any other.
+
+        Each exactly once, in id order, starting after `after_id`; the task need not exist yet. Ends when `stop` is set
+        (noticed within 0.1 s), when no new event came for `timeout` seconds, or, with `until_finished`, after what was
+        recorded up to the task's end (completed, failed or cancelled, and not started again). Raises `ReadError` when
+        the file is deleted or replaced. An iterator left waiting holds no lock, snapshot or statement.
+        """
+        selection = Selection(task_id=task_id, steps_only=True)
+        for page in self._pool.follow(selection, after_id, stop, timeout, until_finished):
+            yield from page_step_events(page)
+
+    async def follow_step_events_async(
+        self, task_id: str, *, after_id: int = 0, timeout: float | None = None, until_finished: bool = False
+    ) -> AsyncIterator[StepEvent]:
+        """`follow_step_events` for coroutines; cancel the task, or leave the loop, to end it. Waiting holds no thread."""
+        from ._aio import follow
+
+        selection = Selection(task_id=task_id, steps_only=True)
+        async for page in follow(self._pool, selection, after_id, timeout, until_finished):
+            for event in page_step_events(page):
+                yield event
+
+    def follow_events(
+        self,
+        task_id: str | None = None,
+        *,
+        after_id: int = 0,
+        stop: threading.Event | None = None,
+        timeout: float | None = None,
+        until_finished: bool = False,
+    ) -> Iterator[Event]:
+        """As `follow_step_events`, for every event of one task or of all (`until_finished` needs a task)."""
+        for page in self._pool.follow(Selection(task_id), after_id, stop, timeout, until_finished):
+            yield from page_events(page)
+
+    async def follow_events_async(
+        self,
+        task_id: str | None = None,
+        *,
+        after_id: int = 0,
+        timeout: float | None = None,
+        until_finished: bool = False,
+    ) -> AsyncIterator[Event]:
+        """`follow_events` for coroutines; cancel the task, or leave the loop, to end it. Waiting holds no thread."""
+        from ._aio import follow
+
+        async for page in follow(self._pool, Selection(task_id), after_id, timeout, until_finished):
+            for event in page_events(page):
                 yield event
 
 
@@ -184,15 +303,18 @@ class EventReader(Queries):
 
     (SQLite itself may create the ``-wal`` and ``-shm`` files that every reader of a log needs, so the directory must be
     writable unless they exist.) `busy_timeout` is the longest wait for a lock, in seconds. Raises `LogNotFoundError`
-    when there is no file, `SchemaError` when it is no event log, `ReadError` when it cannot be opened.
+    when there is no file or it is empty, `SchemaError` when it is no event log, `ReadError` when it cannot be opened.
+    With ``must_exist=False`` it may come later: until then queries raise `LogNotFoundError`, and the ``follow_…``
+    methods wait.
 
     Safe to share between threads and tasks. Close it, or use it as a context manager (``with`` or ``async with``).
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float = BUSY_TIMEOUT) -> None:
-        super().__init__(ReadPool(checked_path(path), busy_timeout))
-        with self._pool.lend():
-            pass  # whatever is wrong with the file is wrong now, not at the first query
+    def __init__(
+        self, path: str | os.PathLike[str], *, busy_timeout: float = BUSY_TIMEOUT, must_exist: bool = True
+    ) -> None:
+        super().__init__(ReadPool(checked_path(path), busy_timeout, must_exist))
+        self._pool.exists()  # whatever is wrong with the file is wrong now, not at the first query
 
     def close(self) -> None:
         """Close the connections. Idempotent; a second call does nothing."""
@@ -200,9 +322,9 @@ class EventReader(Queries):
 
     async def aclose(self) -> None:
         """`close`, without blocking the event loop."""
-        from ._aio import in_thread
+        import asyncio
 
-        await in_thread(self.close)
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self

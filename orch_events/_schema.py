@@ -5,16 +5,16 @@ The file may belong to a host application or to the reference program. So: `even
 everything else of ours is named ``orch_events_…``, and ``user_version`` and ``application_id`` are left alone.
 """
 
+import errno
 import sqlite3
 from collections.abc import Iterable
 from typing import Final
 
 from ._connection import Cell, fetch_all, scalar
-from ._errors import SchemaError
+from ._errors import LogNotFoundError, SchemaError
 from ._events import LOG_PATH_EVENT_TYPES, TASK_STATUS, promoted_columns
 from ._payload import parse_or_none
 
-__all__: list[str] = []
 
 VERSION: Final = 1
 """Raised when a file written by this version can no longer be used by the one before."""
@@ -84,6 +84,8 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
 def prepare_reading(connection: sqlite3.Connection, path: str) -> None:
     """Check that the file is a log, without writing to it."""
     columns = _checked_columns(connection, path)
+    if not columns and scalar(connection, "SELECT count(*) FROM sqlite_master") == 0:
+        raise LogNotFoundError(errno.ENOENT, "an empty database; no event log here yet", path)
     if not columns:
         raise SchemaError(f"{path}: has no table 'events'; not an event log")
     if missing := [name for name in _PROMOTED if name not in columns]:

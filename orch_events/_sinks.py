@@ -7,11 +7,9 @@ A sink hears of an event once it is durable and never decides whether it is. Not
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from ._events import EventType
-
-__all__ = ["EventSink", "FanoutSink", "NoopSink", "RecordingSink", "TracingEventSink"]
 
 
 class EventSink(Protocol):
@@ -103,22 +101,13 @@ class FanoutSink:
             raise first
 
 
-class RecordedEvent(NamedTuple):
-    """One call of `RecordingSink.emit`."""
-
-    task_id: str
-    task_item_id: str | None
-    event_type: str
-    payload: Mapping[str, object]
-
-
 class RecordingSink:
     """Keeps what it hears, for tests."""
 
     def __init__(self) -> None:
-        self.events: list[RecordedEvent] = []
-        """Every event so far, oldest first: tuples of `emit`'s arguments."""
+        self.events: list[tuple[str, str | None, str, Mapping[str, object]]] = []
+        """Every event so far, oldest first, as the tuple of `emit`'s arguments."""
 
     def emit(self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /) -> None:
         """Keep the event."""
-        self.events.append(RecordedEvent(task_id, task_item_id, event_type, payload))
+        self.events.append((task_id, task_item_id, event_type, payload))

@@ -14,6 +14,7 @@ what was accepted and for nothing else; an idle log has no thread at all.
 """
 
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -21,18 +22,18 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from ._connection import is_transient, primary_code, retry_transient, translate
 from ._errors import ForkedError, LogClosedError, OrchEventsError, QueueFullError, WriteError
 from ._lifetime import register
-from ._payload import JsonValue, parse_or_none
+from ._payload import parse_or_none
 from ._rows import CHUNK, NewRow, insert_rows
 from ._sinks import EventSink
-
-__all__: list[str] = []
+from ._wakeup import committed
 
 _logger = logging.getLogger(__name__.rpartition(".")[0])
 
@@ -45,44 +46,34 @@ _NAP: Final = 0.02
 # Errors of the file or the machine: what failed for one entry would fail for its neighbours. Any other error may be
 # the fault of a single row (a trigger or constraint of the host's, a payload too big), so each is tried by itself.
 _ENVIRONMENT: Final = {
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_NOTADB,
+    *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR),
+    *(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB),
 }
+
+Tell: TypeAlias = Callable[[list["Entry"]], bool]
 
 
 class Loop(Protocol):
     """What the writer knows of an event loop."""
 
-    def call_soon_threadsafe(self, callback: Callable[[list["Entry"]], None], entries: list["Entry"], /) -> object: ...
+    def call_soon_threadsafe(self, callback: Tell, entries: list["Entry"], /) -> object:
+        """Call ``callback(entries)`` on the loop's own thread."""
 
 
 class Entry:
     """Rows to be committed together, and how to tell the outcome. A barrier has no rows."""
 
-    __slots__ = ("error", "last_id", "loop", "rows", "tell", "tell_all")
+    __slots__ = ("error", "last_id", "loop", "rows", "tell")
 
-    def __init__(
-        self,
-        rows: Sequence[NewRow],
-        tell: "Callable[[Entry], bool] | None" = None,
-        loop: Loop | None = None,
-        tell_all: "Callable[[list[Entry]], None] | None" = None,
-    ) -> None:
+    def __init__(self, rows: Sequence[NewRow], tell: Tell | None = None, loop: Loop | None = None) -> None:
         self.rows = rows
         self.last_id = 0
         """The id of the last row, once committed."""
         self.error: Exception | None = None
         self.tell = tell
-        """Deliver the outcome; ``False`` when nobody was there to hear it."""
+        """Delivers the outcome of entries with the same `loop`; ``False`` when nobody was there to hear it."""
         self.loop = loop
-        """For entries that await: one call into the loop delivers all the entries of a commit, through `tell_all`."""
-        self.tell_all = tell_all
+        """Where `tell` must run: one call delivers all the entries of a commit that are awaited on one loop."""
 
     def outcome(self) -> int:
         if self.error is not None:
@@ -90,13 +81,13 @@ class Entry:
         return self.last_id
 
 
-def _resolve(holder: list[Future[int]], entry: Entry) -> bool:
+def _resolve(holder: list[Future[int]], entries: list[Entry]) -> bool:
     """Resolve the future in `holder`; ``False`` if that was a failure and nobody else holds the future."""
-    future = holder.pop()
-    if entry.error is None:
-        future.set_result(entry.last_id)
+    future, error = holder.pop(), entries[0].error
+    if error is None:
+        future.set_result(entries[0].last_id)
         return True
-    future.set_exception(entry.error)
+    future.set_exception(error)
     held = weakref.ref(future)
     del future
     return held() is not None
@@ -110,27 +101,30 @@ class Writer:
     ) -> None:
         self.path = path
         self.timeout = timeout
+        self._key = os.path.realpath(path)
         self._connection = connection
         self._sink = sink
+        self._sink_failed = False
         self._capacity = capacity
         self._mutex = threading.Lock()
         self._queue: deque[Entry] = deque()
         self._depth = 0
+        """Rows in the queue."""
         self._room: deque[Callable[[], None]] = deque()
+        """Called, once each, when there is room in the queue."""
         self._owner: object | None = None
+        self._committing: int | None = None
+        """The thread that is committing, which must not come back for more: it would wait for itself."""
         self._thread: threading.Thread | None = None
         self._asleep = False
         self._bell: SimpleQueue[None] = SimpleQueue()
-        self._refusal: type[OrchEventsError] | None = None
+        self._refusal: OrchEventsError | None = None
         self._closing = threading.Lock()
         self._open = True
-        self._committing: int | None = None
-        self._sink_failed = False
-        self._unheard: Exception | None = None
-        self._unheard_count = 0
+        self._unheard: list[Exception] = []
         register(self)
 
-    # ---------------------------------------------------------------------------------------------- accepting
+    # ------------------------------------------------------------------------------------------------ accepting
 
     def append(self, rows: Sequence[NewRow]) -> int:
         """Commit `rows` and return the id of the last; blocks until they are durable."""
@@ -144,28 +138,25 @@ class Writer:
                 return self._append_by_thread(entry)
             self._committing = threading.get_ident()
             self._commit((entry,))
-            self._tell_sink((entry,))
             return entry.outcome()
         finally:
             # A KeyboardInterrupt may arrive anywhere above, so who owns is read off, not remembered; and no byte code
-            # between the test and the store runs signal handlers.
+            # between the test and the stores runs signal handlers.
             if self._owner is entry:
-                self._committing = None
-                self._owner = None
+                self._committing = self._owner = None
                 if self._queue:
                     self._ring()
 
     def _append_by_thread(self, entry: Entry) -> int:
-        done = threading.Lock()
+        done, heard = threading.Lock(), True
         done.acquire()
-        heard = True
 
-        def tell(_: Entry) -> bool:
+        def tell(_: list[Entry]) -> bool:
             done.release()
             return heard
 
         entry.tell = tell
-        self.put(entry)
+        self._put(entry)
         try:
             done.acquire()
         except BaseException:
@@ -174,57 +165,52 @@ class Writer:
         return entry.outcome()
 
     def submit(self, rows: Sequence[NewRow]) -> Future[int]:
-        """Queue `rows`; the future resolves to the id of the last when they are durable. Cannot be cancelled."""
+        """Queue `rows`; the future resolves to the id of the last when they are durable."""
         future = Future[int]()
-        future.set_running_or_notify_cancel()
+        future.set_running_or_notify_cancel()  # what was accepted cannot be cancelled
         holder: list[Future[int]] = [future]  # the only reference the queue keeps
-        self.put(Entry(rows, partial(_resolve, holder)))
+        self._put(Entry(rows, partial(_resolve, holder)))
         return future
 
-    def put(self, entry: Entry) -> None:
-        """Queue `entry`, waiting for room; `QueueFullError` after `timeout` seconds without."""
+    def _put(self, entry: Entry) -> None:
+        if self.offer(entry):
+            return
         deadline = time.monotonic() + self.timeout
-        while True:
-            gate = threading.Lock()
-            gate.acquire()
-            if self.offer(entry, gate.release):
-                return
+        gate = threading.Lock()
+        gate.acquire()
+        while not self.offer(entry, gate.release):
             if not gate.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 raise self.full()
 
-    def offer(self, entry: Entry, when_room: Callable[[], None]) -> bool:
+    def offer(self, entry: Entry, when_room: Callable[[], None] | None = None) -> bool:
         """Queue `entry` if there is room; else call `when_room` once when there may be. Never blocks."""
         with self._mutex:
             self._check()
             if self._depth >= self._capacity and entry.rows:
-                self._room.append(when_room)
+                if when_room is not None:
+                    self._room.append(when_room)
                 return False
             self._queue.append(entry)
             self._depth += len(entry.rows)
-            awake = self._wake_thread()
-        if not awake:
-            self._drain()
+            served = self._wake_thread()
+        if not served:
+            self._work()
         return True
 
     def full(self) -> QueueFullError:
-        return QueueFullError(f"{self.path}: {self._capacity} events are queued, and none was committed in {self.timeout} s")
-
-    def check(self) -> None:
-        """Raise if this log cannot be used here: closed, forked, or telling its sink on this very thread."""
-        with self._mutex:
-            self._check()
+        return QueueFullError(f"{self.path}: {self._capacity} events are waiting; no room came within {self.timeout} s")
 
     def _check(self) -> None:
         if self._refusal is not None:
-            raise self._refusal(f"{self.path}: {_REFUSALS[self._refusal]}")
+            raise type(self._refusal)(str(self._refusal))  # a new one: several threads may raise it at once
         if self._committing is not None and self._committing == threading.get_ident():
             raise OrchEventsError(f"{self.path}: called from inside its own commit; a sink may not write to its log")
 
-    # -------------------------------------------------------------------------------------------- committing
+    # ----------------------------------------------------------------------------------------------- committing
 
     def _commit(self, batch: Sequence[Entry]) -> None:
-        """Commit `batch` in one transaction; every entry leaves with its `last_id` or its `error`."""
-        rows = batch[0].rows
+        """Commit `batch` in one transaction and tell the sink; every entry leaves with its `last_id` or `error`."""
+        rows: Sequence[NewRow] = batch[0].rows
         if len(batch) > 1:
             rows = [row for entry in batch for row in entry.rows]
         if not rows:
@@ -236,82 +222,71 @@ class Writer:
             if len(batch) > 1 and not is_transient(error) and primary_code(error) not in _ENVIRONMENT:
                 for entry in batch:
                     self._commit((entry,))
-                return
-            for entry in batch:
-                entry.error = self._failure(error)
+            else:
+                for entry in batch:
+                    entry.error = translate(WriteError, self.path, "not written", error)
             return
         for entry in reversed(batch):
             entry.last_id = last
             last -= len(entry.rows)
+        committed(self._key)
+        if self._sink is not None:
+            for row in rows:
+                self._tell_sink(self._sink, row)
 
-    def _failure(self, error: BaseException) -> Exception:
-        failure = translate(WriteError, self.path, "not written", error)
-        failure.__cause__ = error
-        return failure
-
-    def _tell_sink(self, batch: Sequence[Entry]) -> None:
-        if self._sink is None:
-            return
-        for entry in batch:
-            for task_id, task_item_id, event_type, text, *_ in entry.rows if entry.error is None else ():
-                payload: JsonValue = parse_or_none(text)  # what was stored, whatever became of the caller's object
-                try:
-                    self._sink.emit(task_id, task_item_id, event_type, payload if isinstance(payload, dict) else {})
-                except Exception:
-                    if not self._sink_failed:  # once, not for each of a million events
-                        _logger.exception("the sink of %s failed; its events are recorded all the same", self.path)
-                    self._sink_failed = True
-                else:
-                    self._sink_failed = False
+    def _tell_sink(self, sink: EventSink, row: NewRow) -> None:
+        payload = parse_or_none(row[3])  # what was stored, whatever became of the caller's object since
+        try:
+            sink.emit(row[0], row[1], row[2], payload if isinstance(payload, dict) else {})
+        except Exception:
+            if not self._sink_failed:  # once, not for each of a million events
+                _logger.exception("%s: the sink failed; events are recorded all the same", self.path)
+            self._sink_failed = True
+        else:
+            self._sink_failed = False
 
     def _process(self, batch: list[Entry]) -> None:
         self._committing = threading.get_ident()
         try:
             self._commit(batch)
-            self._tell_sink(batch)
         except BaseException as error:  # whatever it is, nobody may be left waiting
             for entry in batch:
-                if not entry.last_id and entry.error is None and entry.rows:
-                    entry.error = self._failure(error)
+                if entry.rows and not entry.last_id and entry.error is None:
+                    entry.error = translate(WriteError, self.path, "not written", error)
         finally:
             self._settle(batch)
-            self._committing = None
-            self._owner = None
+            self._committing = self._owner = None
 
     def _settle(self, batch: list[Entry]) -> None:
         loops: dict[Loop, list[Entry]] = {}
         for entry in batch:
             if entry.loop is not None:
                 loops.setdefault(entry.loop, []).append(entry)
-            elif entry.tell is not None and not entry.tell(entry) and entry.error is not None:
-                self.unheard(entry.error)
+            elif entry.tell is not None and not entry.tell([entry]):
+                self.unheard([entry])
         for loop, entries in loops.items():
-            tell_all = entries[0].tell_all
             try:
-                if tell_all is not None:
-                    loop.call_soon_threadsafe(tell_all, entries)
+                if (tell := entries[0].tell) is not None:
+                    loop.call_soon_threadsafe(tell, entries)
             except RuntimeError:  # the loop was closed with appends in flight
-                for entry in entries:
-                    if entry.error is not None:
-                        self.unheard(entry.error)
+                self.unheard(entries)
 
-    def unheard(self, error: Exception) -> None:
-        """Nobody holds the future of a failed write: log it, and keep it for `flush` and `close` to raise."""
-        _logger.error("an event was lost and nobody was waiting for it: %s", error)
-        self._unheard_count += 1
-        if self._unheard is None:
-            self._unheard = error
+    def unheard(self, entries: list[Entry]) -> None:
+        """Nobody holds the future of these: log their failures, and keep them for `flush` and `close` to raise."""
+        for entry in entries:
+            if entry.error is not None:
+                _logger.error("an event was lost and nobody was waiting for it: %s", entry.error)
+                self._unheard.append(entry.error)
 
     def raise_unheard(self) -> None:
         """Raise the first failure that nobody heard of since the last call."""
-        error, self._unheard = self._unheard, None
-        count, self._unheard_count = self._unheard_count, 0
-        if error is not None:
-            if count > 1:
-                error.add_note(f"and {count - 1} more events were lost")
-            raise error
+        errors, self._unheard = self._unheard, []
+        if errors:
+            if len(errors) > 1:
+                errors[0].add_note(f"and {len(errors) - 1} more events were lost")
+            raise errors[0]
 
-    # ------------------------------------------------------------------------------------------------ thread
+    # --------------------------------------------------------------------------------------------------- thread
 
     def _ring(self) -> None:
         self._asleep = False
@@ -326,66 +301,49 @@ class Writer:
             except RuntimeError:  # the interpreter is ending (https://github.com/python/cpython/issues/113964)
                 return False
             self._thread = thread
-        elif self._asleep:
+        elif self._asleep and self._owner is None:  # an owner rings when it has done
             self._ring()
         return True
 
-    def _take(self, owner: object) -> list[Entry]:
+    def _take(self) -> list[Entry]:
         """With the mutex held: own the connection and take what one commit can hold; empty if there is nothing to do."""
         batch: list[Entry] = []
-        if self._owner is not None or not self._queue:
-            return batch
-        self._owner = owner
-        rows = 0
-        while self._queue and (not batch or rows + len(self._queue[0].rows) <= CHUNK):
-            batch.append(self._queue.popleft())
-            rows += len(batch[-1].rows)
-        self._depth -= rows
+        if self._owner is None and self._queue:
+            self._owner, rows = batch, 0
+            while self._queue and (not batch or rows + len(self._queue[0].rows) <= CHUNK):
+                batch.append(self._queue.popleft())
+                rows += len(batch[-1].rows)
+            self._depth -= rows
         return batch
 
-    def _let_in(self) -> None:
-        """Wake as many of those who wait for room as there is room for."""
-        for _ in range(min(len(self._room), max(0, self._capacity - self._depth))):
-            self._room.popleft()()
-
     def _work(self) -> None:
-        """The life of the writer thread."""
-        idle_since = time.monotonic()
-        main = threading.main_thread()
+        """Commit what is queued until nothing has come for a while: the life of the writer thread.
+
+        When the interpreter is ending and lets no thread start, the caller does this itself, and then without waiting.
+        """
+        busy_until, main = time.monotonic() + LINGER, threading.main_thread()
         while True:
             with self._mutex:
-                batch = self._take(self)
-                if not batch:
-                    idle = time.monotonic() - idle_since > LINGER or self._refusal is not None or not main.is_alive()
-                    if idle and not self._queue:
+                batch = self._take()
+                if not batch and not self._queue:
+                    if time.monotonic() > busy_until or self._refusal is not None or not main.is_alive():
                         self._thread = None
                         return
-                    self._asleep = True
+                self._asleep = not batch
             if batch:
-                self._let_in()
+                self._let_in(self._capacity - self._depth)
                 self._process(batch)
-                idle_since = time.monotonic()
+                busy_until = time.monotonic() + LINGER
             else:
-                try:
+                with suppress(Empty):
                     self._bell.get(timeout=_NAP)
-                except Empty:
-                    pass
 
-    def _drain(self) -> None:
-        """Do the thread's work here, when the interpreter lets no thread start: until the queue is empty."""
-        owner = object()
-        while True:
-            with self._mutex:
-                batch = self._take(owner)
-                if not self._queue and not batch:
-                    return
-            if batch:
-                self._let_in()
-                self._process(batch)
-            else:
-                time.sleep(0.001)
+    def _let_in(self, room: int) -> None:
+        """Wake as many of those who wait for room as there is room for."""
+        for _ in range(min(len(self._room), room)):
+            self._room.popleft()()
 
-    # ------------------------------------------------------------------------------------------------ ending
+    # --------------------------------------------------------------------------------------------------- ending
 
     def flush(self) -> None:
         """Wait until everything accepted so far is durable; raise a failure that nobody heard of."""
@@ -395,46 +353,33 @@ class Writer:
     def close(self) -> None:
         """Commit what was accepted, end the thread, close the connection. A second call waits for the first."""
         with self._mutex:
-            if self._refusal is not LogClosedError:
+            if not isinstance(self._refusal, LogClosedError):
                 self._check()
-                self._refusal = LogClosedError
-        with self._closing:
-            if self._open:
-                self._finish()
-                self._open = False
-        self.raise_unheard()
-
-    def _finish(self) -> None:
-        with self._mutex:
-            awake = not self._queue or self._wake_thread()
+                self._refusal = LogClosedError(f"{self.path}: this log is closed")
+            served = not self._queue or self._wake_thread()
             thread = self._thread
-        if not awake:
-            self._drain()
-        if thread is not None and thread is not threading.current_thread():
+        if not served:
+            self._work()
+        elif thread is not None and thread is not threading.current_thread():
             self._ring()
             thread.join()
-        owner = object()
-        while self._owner is not owner:  # the last leader may still be committing
-            with self._mutex:
-                if self._owner is None:
-                    self._owner = owner
-            if self._owner is not owner:
-                time.sleep(0.001)
-        while self._room:
-            self._room.popleft()()
-        self._connection.close()
+        with self._closing:
+            while self._open:
+                with self._mutex:
+                    idle = self._owner is None
+                    self._owner = self._owner or self
+                if idle:
+                    self._let_in(len(self._room))
+                    self._connection.close()
+                    self._open = False
+                else:  # the last leader is still committing
+                    time.sleep(0.001)
+        self.raise_unheard()
 
     def forked(self) -> None:
-        self._refusal = ForkedError
+        self._mutex = threading.Lock()  # another thread of the parent may have held it
+        self._refusal = ForkedError(f"{self.path}: this log was opened before a fork; open a new one in the child")
 
     def exiting(self) -> None:
-        try:
+        with suppress(OrchEventsError):  # `unheard` has logged it
             self.close()
-        except OrchEventsError:
-            pass  # `unheard` has logged it
-
-
-_REFUSALS: Final[dict[type[OrchEventsError], str]] = {
-    LogClosedError: "this log is closed",
-    ForkedError: "this log was opened before a fork; open a new one in the child",
-}

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: MIT
+"""Who is told of a commit, and how soon: one watcher for each log file that is being followed in this process.
+
+The truth is ``PRAGMA data_version`` on a connection of the watcher's own, which moves when anybody else commits. It is
+looked at after a hint, then at doubling intervals up to `TICK`. Hints come from this process's own commits and, on
+Linux, from inotify on the ``-wal`` file, which opens nothing. A hint may come before its commit is visible, twice, or
+never: it only makes the next looks come sooner.
+"""
+
+import contextlib
+import os
+import select
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ._connection import open_for_reading, scalar
+from ._errors import ForkedError, OrchEventsError, ReadError
+from ._lifetime import register
+
+TICK: Final = 0.1
+"""Longest time between two looks, in seconds: the worst case where there are no hints. Costs 0.05 % of a core."""
+
+_LOOK: Final = 0.0002
+"""Seconds between looks for `_PATIENCE` seconds after a hint: inotify reports the write, one `fsync` too early."""
+
+_PATIENCE: Final = 0.002
+
+_LOOK_UNHINTED: Final = 0.001
+"""Seconds to the next look after a commit where there is no inotify; always that often would cost 3 % of a core."""
+
+_MODIFY, _ATTRIB, _DELETE_SELF, _MOVE_SELF = 0x2, 0x4, 0x400, 0x800
+
+
+class _Timer:
+    """Sleeps until woken: all there is without inotify."""
+
+    pause = _LOOK_UNHINTED
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def sleep(self, seconds: float) -> bool:
+        """Wait; ``True`` when woken."""
+        woken = self._event.wait(seconds)
+        self._event.clear()
+        return woken
+
+    def wake(self) -> None:
+        """End the sleep."""
+        self._event.set()
+
+    def close(self) -> None:
+        """Release what it holds."""
+
+
+if sys.platform == "linux":
+
+    class _Inotify:
+        """Sleeps until woken, the ``-wal`` file is written, or the database replaced. Raises `OSError` if it cannot."""
+
+        pause = _LOOK
+
+        def __init__(self, path: str) -> None:
+            import ctypes  # takes 5 ms to import; only followers need it
+
+            libc = ctypes.CDLL(None)
+            init: Callable[[int], int] = libc.inotify_init1
+            self._add_watch: Callable[[int, bytes, int], int] = libc.inotify_add_watch
+            self._watched = ((f"{path}-wal", _MODIFY), (path, _ATTRIB | _DELETE_SELF | _MOVE_SELF))
+            self._hints = init(os.O_CLOEXEC | os.O_NONBLOCK)
+            if self._hints < 0:
+                raise OSError("no inotify")
+            self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._poll = select.poll()
+            self._poll.register(self._hints, select.POLLIN)
+            self._poll.register(self._bell, select.POLLIN)
+
+        def sleep(self, seconds: float) -> bool:
+            if seconds < 0.01:  # `poll` counts in milliseconds
+                time.sleep(seconds)
+                seconds = 0.0
+            else:
+                for name, mask in self._watched:  # again each time, in case SQLite made the file anew
+                    self._add_watch(self._hints, os.fsencode(name), mask)
+            ready = self._poll.poll(seconds * 1000)
+            for descriptor, _ in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(descriptor, 4096)
+            return bool(ready)
+
+        def wake(self) -> None:
+            os.eventfd_write(self._bell, 1)
+
+        def close(self) -> None:
+            os.close(self._hints)
+            os.close(self._bell)
+
+
+def _sleeper(path: str) -> "_Timer | _Inotify":
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            return _Inotify(path)
+    return _Timer()
+
+
+_MUTEX: Final = threading.Lock()
+"""Guards every watcher's bells and descriptors; held for microseconds."""
+
+
+class Watcher:
+    """Rings the bells of everybody who follows one file, on a thread of its own, while there is anybody."""
+
+    def __init__(self, path: str, key: str) -> None:
+        self.bells: dict[Callable[[], None], threading.Event | None] = {}
+        self._path = path
+        self._key = key
+        self._error: OrchEventsError | None = None
+        self._connection = open_for_reading(path, 0.0)
+        self._identity = self._stat()
+        self._version = self._data_version()
+        self._sleeper = _sleeper(path)
+        self._thread = threading.Thread(target=self._watch, name="orch_events watcher", daemon=True)
+        self._thread.start()
+        register(self)
+
+    def check(self) -> None:
+        """Raise if the file that was followed is no longer there."""
+        if self._error is not None:
+            raise self._error
+
+    def wake(self) -> None:
+        """With the mutex held: look now."""
+        if _WATCHERS.get(self._key) is self:
+            self._sleeper.wake()
+
+    def _stat(self) -> tuple[int, int] | None:
+        with contextlib.suppress(OSError):
+            status = os.stat(self._path)
+            return status.st_dev, status.st_ino
+        return None
+
+    def _data_version(self) -> object:
+        return scalar(self._connection, "PRAGMA data_version")
+
+    def _watch(self) -> None:
+        pause, hint = TICK, 0.0
+        while self._wanted():
+            hinted, changed = self._sleeper.sleep(pause), False
+            with contextlib.suppress(sqlite3.Error):  # busy: the version seen last still stands, so nothing is missed
+                version = self._data_version()
+                changed, self._version = version != self._version, version
+            if self._stat() != self._identity:
+                self._error = ReadError(f"{self._path}: deleted or replaced while being followed", self._path)
+            for bell, stop in list(self.bells.items()):
+                if changed or self._error is not None or (stop is not None and stop.is_set()):
+                    bell()
+            hint = 0.0 if changed else time.monotonic() if hinted else hint
+            recent = hinted or changed or time.monotonic() - hint < _PATIENCE
+            pause = self._sleeper.pause if recent else min(pause * 2, TICK)
+
+    def _wanted(self) -> bool:
+        with _MUTEX:
+            if self.bells:
+                return True
+            if _WATCHERS.get(self._key) is self:
+                del _WATCHERS[self._key]
+            self._connection.close()
+            self._sleeper.close()
+            return False
+
+    def forked(self) -> None:
+        _WATCHERS.clear()
+        self._error = ForkedError(f"{self._path}: followed since before a fork")
+
+    def exiting(self) -> None:
+        with _MUTEX:
+            self.bells.clear()
+            self.wake()
+        self._thread.join()
+
+
+_WATCHERS: Final[dict[str, Watcher]] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_MUTEX.acquire, after_in_parent=_MUTEX.release, after_in_child=_MUTEX.release)
+
+
+@contextlib.contextmanager
+def watching(path: str, bell: Callable[[], None], stop: threading.Event | None = None) -> Iterator[Watcher]:
+    """Within the body, `bell` is called after every commit to the file, and once it is gone or `stop` is set."""
+    key = os.path.realpath(path)
+    with _MUTEX:
+        watcher = _WATCHERS.get(key)
+        if watcher is None:
+            watcher = _WATCHERS[key] = Watcher(path, key)
+        watcher.bells[bell] = stop
+    try:
+        yield watcher
+    finally:
+        with _MUTEX:
+            watcher.bells.pop(bell, None)
+            watcher.wake()
+
+
+def committed(key: str) -> None:
+    """Hint that this process has committed to the file whose real path is `key`."""
+    if _WATCHERS:
+        with _MUTEX:
+            if (watcher := _WATCHERS.get(key)) is not None:
+                watcher.wake()
