@@ -6,19 +6,17 @@ Only checks, forwards and documents. Each asyncio twin stands beside its origina
 
 import os
 import sqlite3
-import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from typing import Final, Self
+from typing import Final
 
 from ._connection import DURABILITY, Durability, checked_path, open_for_writing, translated
 from ._errors import SchemaError, WriteError
 from ._reader import BUSY_TIMEOUT, Queries, ReadPool
-from ._rows import NewEvent, NewRow, insert_one, new_row, new_rows, timestamp
+from ._rows import NewEvent, insert_one, new_row, new_rows, timestamp
 from ._schema import prepare
 from ._sinks import EventSink
 from ._writer import Writer
-
 
 QUEUE_CAPACITY: Final = 10_000
 """Events that may wait for the writer thread: about 5 MB of them, and a tenth of a second of its work."""
@@ -63,8 +61,16 @@ class EventLog(Queries):
         except BaseException:
             connection.close()
             raise
-        super().__init__(ReadPool(name, busy_timeout))
-        self._writer = Writer(connection, name, sink, queue_capacity, busy_timeout)
+        writer, pool = Writer(connection, name, sink, queue_capacity, busy_timeout), ReadPool(name, busy_timeout)
+
+        def close() -> None:
+            try:
+                writer.close()
+            finally:
+                pool.close()
+
+        super().__init__(pool, close)
+        self._writer = writer
 
     def insert_event(
         self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
@@ -74,7 +80,7 @@ class EventLog(Queries):
         Raises `PayloadError` for what cannot be stored or would not read back equal, `QueueFullError` when the log
         cannot keep up, `WriteError` when the commit failed. Blocks for one commit, shared with whoever else is writing.
         """
-        return self._writer.append((self._row(task_id, task_item_id, event_type, payload),))
+        return self._writer.append((new_row((task_id, task_item_id, event_type, payload), timestamp()),))
 
     async def insert_event_async(
         self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
@@ -85,7 +91,7 @@ class EventLog(Queries):
         """
         from ._aio import append
 
-        return await append(self._writer, (self._row(task_id, task_item_id, event_type, payload),))
+        return await append(self._writer, (new_row((task_id, task_item_id, event_type, payload), timestamp()),))
 
     def insert_events(self, events: Iterable[NewEvent]) -> list[int]:
         """Record ``(task_id, task_item_id, event_type, payload)`` tuples in one transaction, all or none; their ids.
@@ -93,7 +99,7 @@ class EventLog(Queries):
         Their timestamps are equal and their ids contiguous. Raises as `insert_event`; a `PayloadError` names the event
         by its place in `events` and nothing is written. Another process that writes waits until all are in.
         """
-        rows = self._rows(events)
+        rows = new_rows(events)
         return _ids(self._writer.append(rows), len(rows))
 
     async def insert_events_async(self, events: Iterable[NewEvent]) -> list[int]:
@@ -102,7 +108,7 @@ class EventLog(Queries):
 
         from ._aio import append
 
-        rows = await asyncio.to_thread(self._rows, events)
+        rows = await asyncio.to_thread(new_rows, events)
         return _ids(await append(self._writer, rows), len(rows))
 
     def submit_event(
@@ -114,7 +120,7 @@ class EventLog(Queries):
         `WriteError`; if nobody holds it then, the failure is logged and raised by the next `flush` or `close`. It cannot
         be cancelled: an accepted event is written.
         """
-        return self._writer.submit((self._row(task_id, task_item_id, event_type, payload),))
+        return self._writer.submit((new_row((task_id, task_item_id, event_type, payload), timestamp()),))
 
     def flush(self) -> None:
         """Wait until everything accepted so far is durable; raises `WriteError` for a failure nobody has heard of."""
@@ -125,48 +131,6 @@ class EventLog(Queries):
         from ._aio import flush
 
         await flush(self._writer)
-
-    def close(self) -> None:
-        """Commit everything accepted, then close. Later calls of anything but `close` raise `LogClosedError`.
-
-        Idempotent, also from several threads at once: each returns when the log is closed. Raises as `flush`.
-        """
-        try:
-            self._writer.close()
-        finally:
-            self._pool.close()
-
-    async def aclose(self) -> None:
-        """`close`, without blocking the event loop."""
-        import asyncio
-
-        await asyncio.to_thread(self.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        # `_writer` is missing when the log could not be opened.
-        if hasattr(self, "_writer") and not self._pool.closed:
-            warnings.warn(f"{self._pool.path}: EventLog was not closed", ResourceWarning, source=self, stacklevel=2)
-            self.close()
-
-    def _row(
-        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
-    ) -> NewRow:
-        return new_row(task_id, task_item_id, event_type, payload, timestamp())
-
-    def _rows(self, events: Iterable[NewEvent]) -> list[NewRow]:
-        return new_rows(events)
 
 
 def _ids(last: int, count: int) -> list[int]:
@@ -182,7 +146,7 @@ def insert_event_with_conn(
     database must have been opened once with `EventLog`, which creates the table. Raises `PayloadError`, `SchemaError`
     when there is no table, `WriteError` for any other database error. Call it where you may use `conn`.
     """
-    row = new_row(task_id, task_item_id, event_type, payload, timestamp())
+    row = new_row((task_id, task_item_id, event_type, payload), timestamp())
     with translated(WriteError, "insert_event_with_conn", "not written"):
         try:
             return insert_one(conn, row)

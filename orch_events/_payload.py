@@ -16,7 +16,6 @@ from typing import Final, TypeAlias, cast
 
 from ._errors import PayloadError
 
-
 JsonValue: TypeAlias = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 JsonObject: TypeAlias = dict[str, JsonValue]
 
@@ -181,7 +180,8 @@ def encode_many(payloads: Sequence[Mapping[str, object]]) -> list[str] | None:
         return None
     if brackets(joined) - len(payloads) >= MAX_DEPTH or _has_huge_int(joined):
         return None
-    return joined.split(SEPARATOR)
+    texts = joined.split(SEPARATOR)
+    return texts if len(texts) == len(payloads) else None
 
 
 def parse_many(joined: str, count: int) -> list[JsonValue]:

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final, Self
 
 from ._connection import checked_path, open_for_reading, translated
@@ -32,7 +32,6 @@ from ._rows import (
 )
 from ._schema import prepare_reading
 from ._wakeup import TICK, watching
-
 
 BUSY_TIMEOUT: Final = 10.0
 """Default of every `busy_timeout`, in seconds."""
@@ -167,15 +166,16 @@ class ReadPool:
 
 
 class Queries:
-    """The questions a log answers, whether it is open for writing or only for reading. Base of both; not public.
+    """What logs open for writing and for reading have in common: the questions they answer, and closing. Not public.
 
     Every method may be called from any thread, and from several at once; the ``…_async`` twins run the same query in a
     thread. All raise `ReadError` when the file cannot be read, `LogClosedError` after `close`, `ForkedError` in the
     child of a fork.
     """
 
-    def __init__(self, pool: ReadPool) -> None:
+    def __init__(self, pool: ReadPool, close: Callable[[], None]) -> None:
         self._pool = pool
+        self._close = close
 
     def query_step_events(self, task_id: str, *, after_id: int = 0) -> list[StepEvent]:
         """The task's step events (`STEP_EVENT_TYPES`) with an id above `after_id`, in id order.
@@ -297,28 +297,13 @@ class Queries:
             for event in page_events(page):
                 yield event
 
-
-class EventReader(Queries):
-    """An event log opened for reading only. Creates nothing, writes nothing, works beside any number of live writers.
-
-    (SQLite itself may create the ``-wal`` and ``-shm`` files that every reader of a log needs, so the directory must be
-    writable unless they exist.) `busy_timeout` is the longest wait for a lock, in seconds. Raises `LogNotFoundError`
-    when there is no file or it is empty, `SchemaError` when it is no event log, `ReadError` when it cannot be opened.
-    With ``must_exist=False`` it may come later: until then queries raise `LogNotFoundError`, and the ``follow_…``
-    methods wait.
-
-    Safe to share between threads and tasks. Close it, or use it as a context manager (``with`` or ``async with``).
-    """
-
-    def __init__(
-        self, path: str | os.PathLike[str], *, busy_timeout: float = BUSY_TIMEOUT, must_exist: bool = True
-    ) -> None:
-        super().__init__(ReadPool(checked_path(path), busy_timeout, must_exist))
-        self._pool.exists()  # whatever is wrong with the file is wrong now, not at the first query
-
     def close(self) -> None:
-        """Close the connections. Idempotent; a second call does nothing."""
-        self._pool.close()
+        """Commit everything accepted, then close. Later calls of anything but `close` raise `LogClosedError`.
+
+        Idempotent, also from several threads at once: each returns when it is closed. Of a log open for writing, raises
+        `WriteError` for a failed write nobody has heard of.
+        """
+        self._close()
 
     async def aclose(self) -> None:
         """`close`, without blocking the event loop."""
@@ -339,10 +324,30 @@ class EventReader(Queries):
         await self.aclose()
 
     def __del__(self) -> None:
-        # `_pool` is missing when the path was refused.
-        if hasattr(self, "_pool") and not self._pool.closed:
-            warnings.warn(f"{self._pool.path}: EventReader was not closed", ResourceWarning, source=self, stacklevel=2)
-            self._pool.close()
+        if hasattr(self, "_pool") and not self._pool.closed:  # without a pool it never came to be open
+            message = f"{self._pool.path}: {type(self).__name__} was not closed"
+            warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+
+class EventReader(Queries):
+    """An event log opened for reading only. Creates nothing, writes nothing, works beside any number of live writers.
+
+    (SQLite itself may create the ``-wal`` and ``-shm`` files that every reader of a log needs, so the directory must be
+    writable unless they exist.) `busy_timeout` is the longest wait for a lock, in seconds. Raises `LogNotFoundError`
+    when there is no file or it is empty, `SchemaError` when it is no event log, `ReadError` when it cannot be opened.
+    With ``must_exist=False`` it may come later: until then queries raise `LogNotFoundError`, and the ``follow_…``
+    methods wait.
+
+    Safe to share between threads and tasks. Close it, or use it as a context manager (``with`` or ``async with``).
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, busy_timeout: float = BUSY_TIMEOUT, must_exist: bool = True
+    ) -> None:
+        pool = ReadPool(checked_path(path), busy_timeout, must_exist)
+        super().__init__(pool, pool.close)
+        self._pool.exists()  # whatever is wrong with the file is wrong now, not at the first query
 
 
 def query_step_events(db_path: str | os.PathLike[str], task_id: str) -> list[StepEvent]:

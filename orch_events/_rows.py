@@ -20,13 +20,11 @@ from ._events import STEP_EVENT_TYPES, Event, StepEvent, StepLogPaths, promoted_
 from ._payload import SEPARATOR, check_text, encode, encode_many, parse_many, parse_or_none
 from ._schema import LOG_PATH_TYPES, STATUS_TYPES, sql_list
 
-
 NewEvent: TypeAlias = tuple[str, str | None, str, Mapping[str, object]]
 """An event to record: ``(task_id, task_item_id, event_type, payload)``."""
 
 NewRow: TypeAlias = tuple[str, str | None, str, str, str, str | None, str | None, int | None]
 
-# --------------------------------------------------------------------------------------------------------- writing
 
 _COLUMNS: Final = "task_id, task_item_id, event_type, payload_json, created_at, step, step_scope, cycle"
 _WIDTH: Final = 8
@@ -45,18 +43,12 @@ def timestamp() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
-def new_row(
-    task_id: str,
-    task_item_id: str | None,
-    event_type: str,
-    payload: Mapping[str, object],
-    created_at: str,
-    text: str | None = None,
-) -> NewRow:
+def new_row(event: NewEvent, created_at: str, text: str | None = None) -> NewRow:
     """The row of an event about to be recorded; `PayloadError` for anything that would not read back equal.
 
     `text` is the payload's JSON where it is known already.
     """
+    task_id, task_item_id, event_type, payload = event
     return (
         check_text("task_id", task_id),
         None if task_item_id is None else check_text("task_item_id", task_item_id),
@@ -78,15 +70,13 @@ def new_rows(events: Iterable[NewEvent]) -> list[NewRow]:
             texts = None
         for event, text in zip(run, texts or repeat(None)):
             try:
-                task_id, task_item_id, event_type, payload = event
-                rows.append(new_row(task_id, task_item_id, event_type, payload, now, text))
+                rows.append(new_row(event, now, text))
             except PayloadError as error:
                 place = f"events[{len(rows)}]."
                 raise PayloadError(f"{place}{error}", f"{place}{error.key_path}") from error.__cause__
             except (TypeError, ValueError) as error:
                 place = f"events[{len(rows)}]"
-                message = f"{place}: expected (task_id, task_item_id, event_type, payload)"
-                raise PayloadError(message, place) from error
+                raise PayloadError(f"{place}: not (task_id, task_item_id, event_type, payload)", place) from error
     return rows
 
 
@@ -136,7 +126,9 @@ def insert_one(connection: sqlite3.Connection, row: NewRow) -> int:
     return connection.execute(_INSERT[1], row).lastrowid or 0
 
 
-# --------------------------------------------------------------------------------------------------------- reading
+
+# With a `+` so that no index of a host application on the type is chosen: id order comes from ours.
+_STEPS_ONLY: Final = f" AND +event_type IN ({sql_list(sorted(STEP_EVENT_TYPES))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +141,16 @@ class Selection:
 
     def where(self) -> tuple[str, Row]:
         """Conditions to add to those on the id, with their parameters."""
-        # `event_type` has a `+` so that no index of a host application on it is chosen: id order comes from ours.
         where, parameters = "", list[Cell]()
         if self.task_id is not None:
             where += " AND task_id = ?"
             parameters.append(self.task_id)
-        if self.event_type_prefix is not None:  # not LIKE, to which `_` and `%` are wildcards
-            where += " AND substr(+event_type, 1, ?) = ?"
-            parameters += [len(self.event_type_prefix), self.event_type_prefix]
+        if self.event_type_prefix is not None:  # not LIKE, to which `_` and `%` are wildcards; bytes, for the sake of NUL
+            prefix = self.event_type_prefix.encode("utf-8", "surrogateescape")
+            where += " AND substr(CAST(event_type AS BLOB), 1, ?) = ?"
+            parameters += [len(prefix), prefix]
         if self.steps_only:
-            where += f" AND +event_type IN ({sql_list(sorted(STEP_EVENT_TYPES))})"
+            where += _STEPS_ONLY
         return where, tuple(parameters)
 
 
@@ -288,12 +280,12 @@ class TaskRow(NamedTuple):
 
 
 _TASKS: Final = f"""
-SELECT task_id, events, last, e.event_type, e.created_at,
+SELECT t.task_id, t.events, t.last, e.event_type, e.created_at,
     (SELECT s.event_type FROM events s
      WHERE s.task_id = t.task_id AND s.event_type IN ({STATUS_TYPES}) ORDER BY s.id DESC LIMIT 1)
 FROM (SELECT task_id, count(*) AS events, max(id) AS last FROM events GROUP BY task_id) t
-JOIN events e ON e.id = last
-ORDER BY last
+JOIN events e ON e.id = t.last
+ORDER BY t.last
 """
 
 

@@ -15,7 +15,6 @@ from ._errors import LogNotFoundError, SchemaError
 from ._events import LOG_PATH_EVENT_TYPES, TASK_STATUS, promoted_columns
 from ._payload import parse_or_none
 
-
 VERSION: Final = 1
 """Raised when a file written by this version can no longer be used by the one before."""
 
