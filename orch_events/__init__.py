@@ -64,3 +64,13 @@ __all__ = [
     "query_latest_step_log_paths",
     "query_step_events",
 ]
+
+# Errors, reprs and `help` name the front door, whatever this package is called where it was vendored.
+for _public in (
+    *(Event, EventLog, EventReader, EventSink, EventType, FanoutSink, ForkedError, LogClosedError, LogNotFoundError),
+    *(NoopSink, ObservedStepScope, OrchEventsError, PayloadError, QueueFullError, ReadError, RecordingSink, SchemaError),
+    *(StepEvent, StepLogPaths, TracingEventSink, WriteError, insert_event_with_conn, observed_step_scope_from_payload),
+    *(observed_step_scope_label, query_latest_step_log_paths, query_step_events),
+):
+    _public.__module__ = __name__
+del _public

@@ -5,12 +5,10 @@ An append waiting for its ack holds no thread: the writer delivers all the acks 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
-from ._reader import ReadPool
-from ._rows import NewRow, Page, Selection
-from ._wakeup import TICK, watching
+from ._rows import NewRow
 from ._writer import Entry, Writer
 
 
@@ -61,44 +59,11 @@ async def _wait_for_room(writer: Writer, entry: _Awaited) -> None:
                 room.clear()
     except TimeoutError:
         raise writer.full() from None
+    finally:
+        writer.leave(when_room)
 
 
 async def flush(writer: Writer) -> None:
     """`Writer.flush` for coroutines."""
     await append(writer, ())
     writer.raise_unheard()
-
-
-async def follow(
-    pool: ReadPool, selection: Selection, after_id: int, timeout: float | None, until_finished: bool
-) -> AsyncIterator[Page]:
-    """`ReadPool.follow` for coroutines."""
-    loop, woken = asyncio.get_running_loop(), asyncio.Event()
-    to_thread = asyncio.to_thread
-
-    def bell() -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody is following any more
-            loop.call_soon_threadsafe(woken.set)
-
-    deadline = None if timeout is None else loop.time() + timeout
-    while not await to_thread(pool.exists):
-        if deadline is not None and loop.time() >= deadline:
-            return
-        await asyncio.sleep(TICK)
-    with watching(pool.path, bell) as watcher:
-        while True:
-            woken.clear()
-            last = until_finished and await to_thread(pool.is_finished, selection.task_id)
-            pages = pool.pages(selection, after_id)
-            while page := await to_thread(next, pages, None):
-                yield page
-                after_id = page.ids[-1]
-                deadline = None if timeout is None else loop.time() + timeout
-            watcher.check()
-            if last:
-                return
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await woken.wait()
-            except TimeoutError:
-                return

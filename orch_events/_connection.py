@@ -88,11 +88,11 @@ def retry_transient(attempt: Callable[[], T], deadline: float) -> T:
 
 
 def checked_path(path: str | os.PathLike[str]) -> str:
-    """`path` as text, refused when it names no file: an event log is one file on disk."""
+    """`path` as absolute text, refused when it names no file: an event log is one file on disk."""
     text = os.fspath(path)
     if not text or text == ":memory:" or "\0" in text:
         raise LogNotFoundError(errno.EINVAL, "an event log is a file; this names none", text)
-    return text
+    return os.path.abspath(text)  # a later `chdir` must not matter
 
 
 def _decode(raw: bytes) -> str:
@@ -104,7 +104,7 @@ def _decode(raw: bytes) -> str:
 def _connect(path: str, mode: Literal["ro", "rwc"], busy_timeout: float) -> sqlite3.Connection:
     # A connection may move between threads but is never used by two at once, when CPython 3.12 and 3.13 return wrong
     # rows (https://github.com/python/cpython/issues/118172). `timeout` is in force before the first statement.
-    uri = f"{Path(path).absolute().as_uri()}?mode={mode}"
+    uri = f"{Path(path).as_uri()}?mode={mode}"
     connection = sqlite3.connect(uri, timeout=busy_timeout, isolation_level=None, check_same_thread=False, uri=True)
     connection.text_factory = _decode
     return connection

@@ -6,6 +6,8 @@ Whatever holds a connection registers here, weakly, when it opens it. Nothing el
 
 import atexit
 import os
+import sqlite3
+from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakSet
 
@@ -13,24 +15,29 @@ from weakref import WeakSet
 class Holder(Protocol):
     """Something that holds connections."""
 
-    def forked(self) -> None:
-        """In the child of a fork: touch nothing that was inherited, refuse every later call."""
+    def forked(self) -> list[sqlite3.Connection]:
+        """In the child of a fork: refuse every later call; the inherited connections that nobody is using."""
 
     def exiting(self) -> None:
         """At the interpreter's end, when no thread may be started any more: finish and close."""
 
 
 _HOLDERS: Final[WeakSet[Holder]] = WeakSet()
-_INHERITED: Final[list[Holder]] = []
 register = _HOLDERS.add
 
 
 def _forked() -> None:
-    # Kept, so that nothing inherited is closed by accident: closing does SQLite's last work on the parent's file.
-    _INHERITED.extend(_HOLDERS)
+    inherited = [connection for holder in list(_HOLDERS) for connection in holder.forked()]
     _HOLDERS.clear()
-    for holder in _INHERITED:
-        holder.forked()
+    if inherited:
+        # Never to be closed, not even at the child's end: with what it remembers of the parent's locks, SQLite would
+        # take itself for the last user and delete the ``-wal`` file under those who came since. Nothing short of a
+        # reference that nobody owns survives the end of an interpreter.
+        import ctypes
+
+        keep: Callable[[object], None] = ctypes.pythonapi.Py_IncRef
+        for connection in inherited:
+            keep(ctypes.py_object(connection))
 
 
 def _exiting() -> None:

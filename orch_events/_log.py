@@ -6,14 +6,15 @@ Only checks, forwards and documents. Each asyncio twin stands beside its origina
 
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Final
 
 from ._connection import DURABILITY, Durability, checked_path, open_for_writing, translated
 from ._errors import SchemaError, WriteError
 from ._reader import BUSY_TIMEOUT, Queries, ReadPool
-from ._rows import NewEvent, insert_one, new_row, new_rows, timestamp
+from ._rows import NewEvent, NewRow, insert_one, new_row, new_rows, timestamp
 from ._schema import prepare
 from ._sinks import EventSink
 from ._writer import Writer
@@ -63,13 +64,13 @@ class EventLog(Queries):
             raise
         writer, pool = Writer(connection, name, sink, queue_capacity, busy_timeout), ReadPool(name, busy_timeout)
 
-        def close() -> None:
+        def close(end: Callable[[], None]) -> None:
             try:
-                writer.close()
+                end()
             finally:
                 pool.close()
 
-        super().__init__(pool, close)
+        super().__init__(pool, partial(close, writer.close), partial(close, writer.drop))
         self._writer = writer
 
     def insert_event(
@@ -99,16 +100,19 @@ class EventLog(Queries):
         Their timestamps are equal and their ids contiguous. Raises as `insert_event`; a `PayloadError` names the event
         by its place in `events` and nothing is written. Another process that writes waits until all are in.
         """
-        rows = new_rows(events)
+        rows = [row for run in new_rows(events) for row in run]
         return _ids(self._writer.append(rows), len(rows))
 
     async def insert_events_async(self, events: Iterable[NewEvent]) -> list[int]:
-        """`insert_events` for coroutines. The events are encoded in a thread, so `events` should not need the loop."""
+        """`insert_events` for coroutines. `events` is iterated on the loop, which goes on in between."""
         import asyncio
 
         from ._aio import append
 
-        rows = await asyncio.to_thread(new_rows, events)
+        rows: list[NewRow] = []
+        for run in new_rows(events):
+            rows += run
+            await asyncio.sleep(0)
         return _ids(await append(self._writer, rows), len(rows))
 
     def submit_event(

@@ -94,8 +94,9 @@ class ReadPool:
         """Whether `close` was called, or never will be because of a fork."""
         return self._refusal is not None
 
-    def forked(self) -> None:
+    def forked(self) -> list[sqlite3.Connection]:
         self._refusal = ForkedError(f"{self.path}: this log was opened before a fork; open a new one in the child")
+        return self._spare
 
     def exiting(self) -> None:
         self.close()
@@ -147,6 +148,41 @@ class ReadPool:
                 if not woken.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
                     return
 
+    async def follow_async(
+        self, selection: Selection, after_id: int, timeout: float | None, until_finished: bool
+    ) -> AsyncIterator[Page]:
+        """`follow` for coroutines: reads in threads, waits without one."""
+        import asyncio
+
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+
+        def bell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is following any more
+                loop.call_soon_threadsafe(woken.set)
+
+        deadline = None if timeout is None else loop.time() + timeout
+        while not await asyncio.to_thread(self.exists):
+            if deadline is not None and loop.time() >= deadline:
+                return
+            await asyncio.sleep(TICK)
+        with watching(self.path, bell) as watcher:
+            while True:
+                woken.clear()
+                last = until_finished and await asyncio.to_thread(self.is_finished, selection.task_id)
+                pages = self.pages(selection, after_id)
+                while page := await asyncio.to_thread(next, pages, None):
+                    yield page
+                    after_id = page.ids[-1]
+                    deadline = None if timeout is None else loop.time() + timeout
+                watcher.check()
+                if last:
+                    return
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await woken.wait()
+                except TimeoutError:
+                    return
+
     def exists(self) -> bool:
         """Whether there is a log to read; raises `LogNotFoundError` unless a missing one was asked to be waited for."""
         try:
@@ -173,9 +209,10 @@ class Queries:
     child of a fork.
     """
 
-    def __init__(self, pool: ReadPool, close: Callable[[], None]) -> None:
+    def __init__(self, pool: ReadPool, close: Callable[[], None], drop: Callable[[], None]) -> None:
         self._pool = pool
         self._close = close
+        self._drop = drop
 
     def query_step_events(self, task_id: str, *, after_id: int = 0) -> list[StepEvent]:
         """The task's step events (`STEP_EVENT_TYPES`) with an id above `after_id`, in id order.
@@ -262,10 +299,8 @@ class Queries:
         self, task_id: str, *, after_id: int = 0, timeout: float | None = None, until_finished: bool = False
     ) -> AsyncIterator[StepEvent]:
         """`follow_step_events` for coroutines; cancel the task, or leave the loop, to end it. Waiting holds no thread."""
-        from ._aio import follow
-
         selection = Selection(task_id=task_id, steps_only=True)
-        async for page in follow(self._pool, selection, after_id, timeout, until_finished):
+        async for page in self._pool.follow_async(selection, after_id, timeout, until_finished):
             for event in page_step_events(page):
                 yield event
 
@@ -291,9 +326,7 @@ class Queries:
         until_finished: bool = False,
     ) -> AsyncIterator[Event]:
         """`follow_events` for coroutines; cancel the task, or leave the loop, to end it. Waiting holds no thread."""
-        from ._aio import follow
-
-        async for page in follow(self._pool, Selection(task_id), after_id, timeout, until_finished):
+        async for page in self._pool.follow_async(Selection(task_id), after_id, timeout, until_finished):
             for event in page_events(page):
                 yield event
 
@@ -326,8 +359,10 @@ class Queries:
     def __del__(self) -> None:
         if hasattr(self, "_pool") and not self._pool.closed:  # without a pool it never came to be open
             message = f"{self._pool.path}: {type(self).__name__} was not closed"
-            warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            try:
+                warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+            finally:
+                self._drop()
 
 
 class EventReader(Queries):
@@ -346,8 +381,8 @@ class EventReader(Queries):
         self, path: str | os.PathLike[str], *, busy_timeout: float = BUSY_TIMEOUT, must_exist: bool = True
     ) -> None:
         pool = ReadPool(checked_path(path), busy_timeout, must_exist)
-        super().__init__(pool, pool.close)
-        self._pool.exists()  # whatever is wrong with the file is wrong now, not at the first query
+        pool.exists()  # whatever is wrong with the file is wrong now, not at the first query
+        super().__init__(pool, pool.close, pool.close)
 
 
 def query_step_events(db_path: str | os.PathLike[str], task_id: str) -> list[StepEvent]:

@@ -172,9 +172,10 @@ class Watcher:
             self._sleeper.close()
             return False
 
-    def forked(self) -> None:
+    def forked(self) -> list[sqlite3.Connection]:
         _WATCHERS.clear()
         self._error = ForkedError(f"{self._path}: followed since before a fork")
+        return [self._connection]
 
     def exiting(self) -> None:
         with _MUTEX:

@@ -121,6 +121,7 @@ class Writer:
         self._refusal: OrchEventsError | None = None
         self._closing = threading.Lock()
         self._open = True
+        self._dropped = False
         self._unheard: list[Exception] = []
         register(self)
 
@@ -178,9 +179,12 @@ class Writer:
         deadline = time.monotonic() + self.timeout
         gate = threading.Lock()
         gate.acquire()
-        while not self.offer(entry, gate.release):
-            if not gate.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                raise self.full()
+        try:
+            while not self.offer(entry, gate.release):
+                if not gate.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                    raise self.full()
+        finally:
+            self.leave(gate.release)
 
     def offer(self, entry: Entry, when_room: Callable[[], None] | None = None) -> bool:
         """Queue `entry` if there is room; else call `when_room` once when there may be. Never blocks."""
@@ -196,6 +200,14 @@ class Writer:
         if not served:
             self._work()
         return True
+
+    def leave(self, when_room: Callable[[], None]) -> None:
+        """Wait for room no longer. Whoever waits behind gets the place, should it have been granted already."""
+        with self._mutex:
+            if when_room in self._room:
+                self._room.remove(when_room)
+            else:
+                self._let_in()
 
     def full(self) -> QueueFullError:
         return QueueFullError(f"{self.path}: {self._capacity} events are waiting; no room came within {self.timeout} s")
@@ -240,12 +252,14 @@ class Writer:
             sink.emit(row[0], row[1], row[2], payload if isinstance(payload, dict) else {})
         except Exception:
             if not self._sink_failed:  # once, not for each of a million events
-                _logger.exception("%s: the sink failed; events are recorded all the same", self.path)
+                with suppress(Exception):  # a handler may fail too, by writing to this log for one
+                    _logger.exception("%s: the sink failed; events are recorded all the same", self.path)
             self._sink_failed = True
         else:
             self._sink_failed = False
 
     def _process(self, batch: list[Entry]) -> None:
+        self._owner = self  # begun: see the end of `_work`
         self._committing = threading.get_ident()
         try:
             self._commit(batch)
@@ -254,16 +268,18 @@ class Writer:
                 if entry.rows and not entry.last_id and entry.error is None:
                     entry.error = translate(WriteError, self.path, "not written", error)
         finally:
-            self._settle(batch)
-            self._committing = self._owner = None
+            try:
+                self._settle(batch)
+            finally:
+                self._committing = self._owner = None
 
     def _settle(self, batch: list[Entry]) -> None:
         loops: dict[Loop, list[Entry]] = {}
         for entry in batch:
             if entry.loop is not None:
                 loops.setdefault(entry.loop, []).append(entry)
-            elif entry.tell is not None and not entry.tell([entry]):
-                self.unheard([entry])
+            else:
+                self._tell(entry)
         for loop, entries in loops.items():
             try:
                 if (tell := entries[0].tell) is not None:
@@ -271,12 +287,20 @@ class Writer:
             except RuntimeError:  # the loop was closed with appends in flight
                 self.unheard(entries)
 
+    def _tell(self, entry: Entry) -> None:
+        heard = True
+        with suppress(BaseException):  # what a callback of the user's raises must not keep the next from hearing
+            heard = entry.tell is None or entry.tell([entry])
+        if not heard:
+            self.unheard([entry])
+
     def unheard(self, entries: list[Entry]) -> None:
         """Nobody holds the future of these: log their failures, and keep them for `flush` and `close` to raise."""
         for entry in entries:
             if entry.error is not None:
-                _logger.error("an event was lost and nobody was waiting for it: %s", entry.error)
                 self._unheard.append(entry.error)
+                with suppress(Exception):
+                    _logger.error("an event was lost and nobody was waiting for it: %s", entry.error)
 
     def raise_unheard(self) -> None:
         """Raise the first failure that nobody heard of since the last call."""
@@ -314,6 +338,7 @@ class Writer:
                 batch.append(self._queue.popleft())
                 rows += len(batch[-1].rows)
             self._depth -= rows
+            self._let_in()
         return batch
 
     def _work(self) -> None:
@@ -322,25 +347,38 @@ class Writer:
         When the interpreter is ending and lets no thread start, the caller does this itself, and then without waiting.
         """
         busy_until, main = time.monotonic() + LINGER, threading.main_thread()
-        while True:
+        batch: list[Entry] = []
+        try:
+            while True:
+                with self._mutex:
+                    batch = self._take()
+                    if not batch and not self._queue:
+                        if time.monotonic() > busy_until or self._refusal is not None or not main.is_alive():
+                            self._thread = None
+                            break
+                    self._asleep = not batch
+                if batch:
+                    self._process(batch)
+                    busy_until = time.monotonic() + LINGER
+                else:
+                    with suppress(Empty):
+                        self._bell.get(timeout=_NAP)
+        finally:
             with self._mutex:
-                batch = self._take()
-                if not batch and not self._queue:
-                    if time.monotonic() > busy_until or self._refusal is not None or not main.is_alive():
-                        self._thread = None
-                        return
-                self._asleep = not batch
-            if batch:
-                self._let_in(self._capacity - self._depth)
-                self._process(batch)
-                busy_until = time.monotonic() + LINGER
-            else:
-                with suppress(Empty):
-                    self._bell.get(timeout=_NAP)
+                if self._thread is threading.current_thread():  # killed, by `PyThreadState_SetAsyncExc` for one
+                    self._thread = None
+                    if self._owner is batch:  # taken and not begun
+                        self._owner = None
+                        self._queue.extendleft(reversed(batch))
+                        self._depth += sum(len(entry.rows) for entry in batch)
+                    if self._queue:
+                        self._wake_thread()
+        if self._dropped:
+            self.exiting()
 
-    def _let_in(self, room: int) -> None:
-        """Wake as many of those who wait for room as there is room for."""
-        for _ in range(min(len(self._room), room)):
+    def _let_in(self) -> None:
+        """With the mutex held: wake as many of those who wait for room as there is room for."""
+        for _ in range(min(len(self._room), self._capacity - self._depth)):
             self._room.popleft()()
 
     # --------------------------------------------------------------------------------------------------- ending
@@ -366,19 +404,29 @@ class Writer:
         with self._closing:
             while self._open:
                 with self._mutex:
-                    idle = self._owner is None
-                    self._owner = self._owner or self
-                if idle:
-                    self._let_in(len(self._room))
+                    if self._owner is None and not self._queue:
+                        self._owner = self._closing
+                if self._owner is self._closing:
+                    while self._room:  # they will hear that the log is closed
+                        self._room.popleft()()
                     self._connection.close()
                     self._open = False
-                else:  # the last leader is still committing
+                else:  # a leader is still committing; or the thread is, after a KeyboardInterrupt broke off the join
                     time.sleep(0.001)
         self.raise_unheard()
 
-    def forked(self) -> None:
+    def drop(self) -> None:
+        """`close`, for the garbage collector: if it runs in the midst of a commit of ours, at the end of that thread."""
+        if self._committing == threading.get_ident():
+            self._refusal = LogClosedError(f"{self.path}: this log is closed")
+            self._dropped = True
+        else:
+            self.close()
+
+    def forked(self) -> list[sqlite3.Connection]:
         self._mutex = threading.Lock()  # another thread of the parent may have held it
         self._refusal = ForkedError(f"{self.path}: this log was opened before a fork; open a new one in the child")
+        return [self._connection]
 
     def exiting(self) -> None:
         with suppress(OrchEventsError):  # `unheard` has logged it
