@@ -106,14 +106,14 @@ def _decode_shallow(text: str) -> JsonValue:
     return cast("JsonValue", _FAST.decode(text))
 
 
-def parse(text: str) -> JsonValue:
+def parse(text: str, max_depth: int = MAX_DEPTH) -> JsonValue:
     """The JSON value of a stored text; `ValueError` where serde_json would refuse it.
 
     Refused although `json.loads` takes them: ``NaN`` and ``Infinity``, numbers beyond the double range, lone surrogate
     escapes in any string or key (also an overwritten duplicate), more than 127 nested containers. Read differently:
     ``-0`` is the float ``-0.0``. Floats are correctly rounded and integers keep every digit.
     """
-    if brackets(text) > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+    if brackets(text) > max_depth and _depth(text) > max_depth:
         raise ValueError("nested too deep")
     return _decode_shallow(text)
 

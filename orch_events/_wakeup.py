@@ -35,76 +35,53 @@ _LOOK_UNHINTED: Final = 0.001
 _MODIFY, _ATTRIB, _DELETE_SELF, _MOVE_SELF = 0x2, 0x4, 0x400, 0x800
 
 
-class _Timer:
-    """Sleeps until woken: all there is without inotify."""
+class _Sleeper:
+    """Sleeps until woken; where there is inotify, also until the ``-wal`` file is written or the database replaced."""
 
-    pause = _LOOK_UNHINTED
+    def __init__(self, path: str) -> None:
+        self._woken = threading.Event()
+        self._hints = -1
+        self._add_watch: Callable[[int, bytes, int], int]
+        self._wait: Callable[[float], object]
+        self._watched = ((f"{path}-wal", _MODIFY), (path, _ATTRIB | _DELETE_SELF | _MOVE_SELF))
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError, AttributeError):
+                import ctypes  # takes 5 ms to import; only followers need it
 
-    def __init__(self) -> None:
-        self._event = threading.Event()
+                libc = ctypes.CDLL(None)
+                init: Callable[[int], int] = libc.inotify_init1
+                self._add_watch = libc.inotify_add_watch
+                self._hints = init(os.O_CLOEXEC | os.O_NONBLOCK)
+                poll = select.poll()
+                poll.register(self._hints, select.POLLIN)
+                self._wait = poll.poll
+        self.pause = _LOOK_UNHINTED if self._hints < 0 else _LOOK
 
     def sleep(self, seconds: float) -> bool:
-        """Wait; ``True`` when woken."""
-        woken = self._event.wait(seconds)
-        self._event.clear()
+        """Wait; ``True`` when woken or given a hint."""
+        if self._hints < 0:
+            self._woken.wait(seconds)
+        elif seconds < 0.001:  # `poll` counts in milliseconds
+            time.sleep(seconds)
+        else:
+            for name, mask in self._watched:  # again each time, in case SQLite made the file anew
+                self._add_watch(self._hints, os.fsencode(name), mask)
+            self._wait(seconds * 1000)
+        woken = self._woken.is_set()
+        self._woken.clear()
+        if self._hints >= 0:
+            with contextlib.suppress(BlockingIOError):
+                woken = bool(os.read(self._hints, 4096)) or woken
         return woken
 
     def wake(self) -> None:
-        """End the sleep."""
-        self._event.set()
+        """End the sleep. One that inotify ends by itself is left alone."""
+        self._woken.set()
 
     def close(self) -> None:
         """Release what it holds."""
-
-
-if sys.platform == "linux":
-
-    class _Inotify:
-        """Sleeps until woken, the ``-wal`` file is written, or the database replaced. Raises `OSError` if it cannot."""
-
-        pause = _LOOK
-
-        def __init__(self, path: str) -> None:
-            import ctypes  # takes 5 ms to import; only followers need it
-
-            libc = ctypes.CDLL(None)
-            init: Callable[[int], int] = libc.inotify_init1
-            self._add_watch: Callable[[int, bytes, int], int] = libc.inotify_add_watch
-            self._watched = ((f"{path}-wal", _MODIFY), (path, _ATTRIB | _DELETE_SELF | _MOVE_SELF))
-            self._hints = init(os.O_CLOEXEC | os.O_NONBLOCK)
-            if self._hints < 0:
-                raise OSError("no inotify")
-            self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._poll = select.poll()
-            self._poll.register(self._hints, select.POLLIN)
-            self._poll.register(self._bell, select.POLLIN)
-
-        def sleep(self, seconds: float) -> bool:
-            if seconds < 0.01:  # `poll` counts in milliseconds
-                time.sleep(seconds)
-                seconds = 0.0
-            else:
-                for name, mask in self._watched:  # again each time, in case SQLite made the file anew
-                    self._add_watch(self._hints, os.fsencode(name), mask)
-            ready = self._poll.poll(seconds * 1000)
-            for descriptor, _ in ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(descriptor, 4096)
-            return bool(ready)
-
-        def wake(self) -> None:
-            os.eventfd_write(self._bell, 1)
-
-        def close(self) -> None:
+        if self._hints >= 0:
             os.close(self._hints)
-            os.close(self._bell)
-
-
-def _sleeper(path: str) -> "_Timer | _Inotify":
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            return _Inotify(path)
-    return _Timer()
 
 
 _MUTEX: Final = threading.Lock()
@@ -122,7 +99,7 @@ class Watcher:
         self._connection = open_for_reading(path, 0.0)
         self._identity = self._stat()
         self._version = self._data_version()
-        self._sleeper = _sleeper(path)
+        self._sleeper = _Sleeper(path)
         self._thread = threading.Thread(target=self._watch, name="orch_events watcher", daemon=True)
         self._thread.start()
         register(self)

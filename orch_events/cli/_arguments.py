@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+"""What the arguments of several commands have in common."""
+
+import math
+from argparse import ArgumentTypeError
+
+__all__ = ["Options", "count", "seconds"]
+
+
+class Options:
+    """What a command's words are parsed into; a subclass annotates its own, with their defaults."""
+
+    db: str
+
+
+def seconds(word: str) -> float:
+    """A duration above zero."""
+    value = float(word)
+    if not 0 < value < math.inf:
+        raise ArgumentTypeError(f"not a duration in seconds: {word!r}")
+    return value
+
+
+def count(word: str) -> int:
+    """A number of things, or an event's id."""
+    value = int(word)
+    if not 0 <= value < 1 << 63:
+        raise ArgumentTypeError(f"not from 0 to 2**63-1: {word!r}")
+    return value
