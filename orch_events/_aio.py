@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
+from ._entry import Entry
 from ._rows import NewRow
-from ._writer import Entry, Writer
+from ._writer import Writer
 
 
 

@@ -66,7 +66,7 @@ def translated(kind: type[ReadError] | type[WriteError], path: str, what: str) -
     """Raise a `sqlite3.Error` of the body as an error of ours."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from SQLite's own words about a damaged schema
         raise translate(kind, path, what, error) from error
 
 
@@ -126,7 +126,7 @@ def _create_private(path: str) -> None:
 
 
 def open_for_writing(path: str, durability: Durability, busy_timeout: float) -> sqlite3.Connection:
-    """A connection in WAL mode, autocommitting, that waits `busy_timeout` seconds for locks. Creates the file."""
+    """A connection that autocommits and waits `busy_timeout` seconds for locks. Creates the file, writes nothing yet."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -143,19 +143,16 @@ def open_for_writing(path: str, durability: Durability, busy_timeout: float) -> 
             raise WriteError(f"{path}: the file is read-only; EventReader can read it", path, "SQLITE_READONLY")
     with translated(WriteError, path, "cannot open"):
         connection = _connect(path, "rwc", busy_timeout)
-        try:
-            _enter_wal_mode(connection, path, time.monotonic() + busy_timeout)
-            synchronous, checkpoint = DURABILITY[durability]
-            connection.execute(f"PRAGMA synchronous={synchronous}")
-            connection.execute(f"PRAGMA wal_autocheckpoint={checkpoint}")
-            connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}")
-        except BaseException:
-            connection.close()
-            raise
+        synchronous, checkpoint = DURABILITY[durability]
+        connection.execute(f"PRAGMA synchronous={synchronous}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={checkpoint}")
+        connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}")
     return connection
 
 
-def _enter_wal_mode(connection: sqlite3.Connection, path: str, deadline: float) -> None:
+def enter_wal_mode(connection: sqlite3.Connection, path: str, busy_timeout: float) -> None:
+    """Make sure the database has a write-ahead log. Writes to the file if it had none."""
+
     def attempt() -> Cell:
         mode = scalar(connection, "PRAGMA journal_mode")
         if mode != "wal":  # asked first, because setting it takes a lock
@@ -164,7 +161,7 @@ def _enter_wal_mode(connection: sqlite3.Connection, path: str, deadline: float) 
             mode = scalar(connection, "PRAGMA journal_mode=WAL")
         return mode
 
-    mode = retry_transient(attempt, deadline)
+    mode = retry_transient(attempt, time.monotonic() + busy_timeout)
     if mode != "wal":
         raise WriteError(f"{path}: this file system cannot hold a write-ahead log (journal mode stays {mode!r})", path)
 
@@ -183,6 +180,11 @@ def open_for_reading(path: str, busy_timeout: float) -> sqlite3.Connection:
 
 def fetch_all(connection: sqlite3.Connection, sql: str, parameters: Row = ()) -> list[Row]:
     return cast("list[Row]", connection.execute(sql, parameters).fetchall())
+
+
+def data_version(connection: sqlite3.Connection) -> Cell:
+    """A number that moves when any other connection commits."""
+    return scalar(connection, "PRAGMA data_version")
 
 
 def scalar(connection: sqlite3.Connection, sql: str, parameters: Row = ()) -> Cell:

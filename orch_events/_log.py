@@ -58,7 +58,7 @@ class EventLog(Queries):
         connection = open_for_writing(name, durability, busy_timeout)
         try:
             with translated(WriteError, name, "cannot open"):
-                prepare(connection, name)
+                prepare(connection, name, busy_timeout)
         except BaseException:
             connection.close()
             raise

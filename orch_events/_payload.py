@@ -25,8 +25,8 @@ MAX_DEPTH: Final = 127
 _DOUBLE_DIGITS: Final = 309
 """Every integer of more digits is beyond the double range, and none of fewer is."""
 
-# A string, skipped whole, or one bracket.
-_BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|([\[{])|([\]}])', re.DOTALL)
+# A string, skipped whole (to the end of the text if it has none), or one bracket.
+_BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|([\[{])|([\]}])', re.DOTALL)
 # A surrogate pair or any other escape, skipped whole; else a lone surrogate, in group 1.
 _LONE_SURROGATE: Final = re.compile(
     r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u([dD][89a-fA-F]..)|.)",
@@ -237,6 +237,8 @@ def _fault(value: object, where: str, depth: int) -> PayloadError | None:
             return PayloadError(f"{where[:120]}…: circular, or more than {MAX_DEPTH} containers deep", where)
         case Mapping():
             for key, item in cast("Mapping[object, object]", value).items():
+                if type(key) is int and not _in_double_range(key):  # its digits may be too many to print
+                    return PayloadError(f"{where}: a key out of range", where)
                 place = f"{where}.{key}" if isinstance(key, str) and key.isidentifier() else f"{where}[{key!r}]"
                 if not isinstance(key, (str, int, float, NoneType)):
                     return PayloadError(f"{place}: a key must be a string, not {type(key).__name__}", place)

@@ -102,7 +102,8 @@ def _insert_chunk(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> int
 def insert_rows(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> int:
     """Commit `rows` in one transaction, or none of them; the id of the last. Their ids are contiguous and in order.
 
-    Up to `CHUNK` rows are a single autocommitted statement, which crosses the GIL once instead of three times.
+    Up to `CHUNK` rows are a single autocommitted statement, which crosses the GIL once instead of three times. (Only a
+    trigger of the host's with ``RAISE(FAIL)`` breaks it: that means to keep what the statement did before.)
     """
     if connection.in_transaction:  # a KeyboardInterrupt kept the one before from rolling back
         connection.execute("ROLLBACK")

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final
 
-from ._connection import Cell, fetch_all, scalar
+from ._connection import Cell, enter_wal_mode, fetch_all, scalar
 from ._errors import LogNotFoundError, SchemaError
 from ._events import LOG_PATH_EVENT_TYPES, TASK_STATUS, promoted_columns
 from ._payload import parse_or_none
@@ -55,9 +55,11 @@ CREATE INDEX IF NOT EXISTS orch_events_status ON events(task_id) WHERE event_typ
 _MARK: Final = "CREATE TABLE IF NOT EXISTS orch_events_schema(version INTEGER NOT NULL)"
 
 
-def prepare(connection: sqlite3.Connection, path: str) -> None:
+def prepare(connection: sqlite3.Connection, path: str, busy_timeout: float) -> None:
     """Make the file a log of this version, in one transaction, or leave it untouched and raise `SchemaError`."""
-    if _is_complete(connection, path):
+    complete = _is_complete(connection, path)
+    enter_wal_mode(connection, path, busy_timeout)
+    if complete:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from ._connection import open_for_reading, scalar
+from ._connection import data_version, open_for_reading
 from ._errors import ForkedError, OrchEventsError, ReadError
 from ._lifetime import register
 
@@ -98,7 +98,7 @@ class Watcher:
         self._error: OrchEventsError | None = None
         self._connection = open_for_reading(path, 0.0)
         self._identity = self._stat()
-        self._version = self._data_version()
+        self._version = data_version(self._connection)
         self._sleeper = _Sleeper(path)
         self._thread = threading.Thread(target=self._watch, name="orch_events watcher", daemon=True)
         self._thread.start()
@@ -120,15 +120,12 @@ class Watcher:
             return status.st_dev, status.st_ino
         return None
 
-    def _data_version(self) -> object:
-        return scalar(self._connection, "PRAGMA data_version")
-
     def _watch(self) -> None:
         pause, hint = TICK, 0.0
         while self._wanted():
             hinted, changed = self._sleeper.sleep(pause), False
             with contextlib.suppress(sqlite3.Error):  # busy: the version seen last still stands, so nothing is missed
-                version = self._data_version()
+                version = data_version(self._connection)
                 changed, self._version = version != self._version, version
             if self._stat() != self._identity:
                 self._error = ReadError(f"{self._path}: deleted or replaced while being followed", self._path)

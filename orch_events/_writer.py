@@ -18,16 +18,16 @@ import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol, TypeAlias
+from typing import Final
 
 from ._connection import is_transient, primary_code, retry_transient, translate
+from ._entry import Entry, Loop, resolve
 from ._errors import ForkedError, LogClosedError, OrchEventsError, QueueFullError, WriteError
 from ._lifetime import register
 from ._payload import parse_or_none
@@ -49,48 +49,6 @@ _ENVIRONMENT: Final = {
     *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR),
     *(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB),
 }
-
-Tell: TypeAlias = Callable[[list["Entry"]], bool]
-
-
-class Loop(Protocol):
-    """What the writer knows of an event loop."""
-
-    def call_soon_threadsafe(self, callback: Tell, entries: list["Entry"], /) -> object:
-        """Call ``callback(entries)`` on the loop's own thread."""
-
-
-class Entry:
-    """Rows to be committed together, and how to tell the outcome. A barrier has no rows."""
-
-    __slots__ = ("error", "last_id", "loop", "rows", "tell")
-
-    def __init__(self, rows: Sequence[NewRow], tell: Tell | None = None, loop: Loop | None = None) -> None:
-        self.rows = rows
-        self.last_id = 0
-        """The id of the last row, once committed."""
-        self.error: Exception | None = None
-        self.tell = tell
-        """Delivers the outcome of entries with the same `loop`; ``False`` when nobody was there to hear it."""
-        self.loop = loop
-        """Where `tell` must run: one call delivers all the entries of a commit that are awaited on one loop."""
-
-    def outcome(self) -> int:
-        if self.error is not None:
-            raise self.error
-        return self.last_id
-
-
-def _resolve(holder: list[Future[int]], entries: list[Entry]) -> bool:
-    """Resolve the future in `holder`; ``False`` if that was a failure and nobody else holds the future."""
-    future, error = holder.pop(), entries[0].error
-    if error is None:
-        future.set_result(entries[0].last_id)
-        return True
-    future.set_exception(error)
-    held = weakref.ref(future)
-    del future
-    return held() is not None
 
 
 class Writer:
@@ -170,7 +128,7 @@ class Writer:
         future = Future[int]()
         future.set_running_or_notify_cancel()  # what was accepted cannot be cancelled
         holder: list[Future[int]] = [future]  # the only reference the queue keeps
-        self._put(Entry(rows, partial(_resolve, holder)))
+        self._put(Entry(rows, partial(resolve, holder)))
         return future
 
     def _put(self, entry: Entry) -> None:
