@@ -73,4 +73,3 @@ for _public in (
     *(observed_step_scope_label, query_latest_step_log_paths, query_step_events),
 ):
     _public.__module__ = __name__
-del _public

@@ -14,7 +14,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar, cast
 
@@ -62,7 +62,7 @@ def translate(
 
 
 @contextlib.contextmanager
-def translated(kind: type[ReadError] | type[WriteError], path: str, what: str) -> Iterator[None]:
+def translated(kind: type[ReadError] | type[WriteError], path: str, what: str) -> Generator[None, None, None]:
     """Raise a `sqlite3.Error` of the body as an error of ours."""
     try:
         yield

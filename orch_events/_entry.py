@@ -17,8 +17,9 @@ Tell: TypeAlias = Callable[[list["Entry"]], bool]
 class Loop(Protocol):
     """What the writer knows of an event loop."""
 
-    def call_soon_threadsafe(self, callback: Tell, entries: list["Entry"], /) -> object:
-        """Call ``callback(entries)`` on the loop's own thread."""
+    def call_soon_threadsafe(self, callback: Callable[[], object], /) -> object:
+        """Call `callback` on the loop's own thread."""
+        ...
 
 
 class Entry:

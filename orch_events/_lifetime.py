@@ -17,6 +17,7 @@ class Holder(Protocol):
 
     def forked(self) -> list[sqlite3.Connection]:
         """In the child of a fork: refuse every later call; the inherited connections that nobody is using."""
+        ...
 
     def exiting(self) -> None:
         """At the interpreter's end, when no thread may be started any more: finish and close."""

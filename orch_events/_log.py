@@ -13,7 +13,8 @@ from typing import Final
 
 from ._connection import DURABILITY, Durability, checked_path, open_for_writing, translated
 from ._errors import SchemaError, WriteError
-from ._reader import BUSY_TIMEOUT, Queries, ReadPool
+from ._pool import ReadPool
+from ._reader import BUSY_TIMEOUT, Queries
 from ._rows import NewEvent, NewRow, insert_one, new_row, new_rows, timestamp
 from ._schema import prepare
 from ._sinks import EventSink

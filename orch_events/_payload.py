@@ -139,23 +139,24 @@ _ENCODER: Final = json.JSONEncoder(
 )
 
 
-def encode(payload: Mapping[str, object], where: str = "payload") -> str:
+def encode(payload: object, where: str = "payload") -> str:
     """The compact JSON text of `payload`, which `parse` reads back equal.
 
     Tuples become lists and keys that are not strings become what `json.dumps` makes of them. Raises `PayloadError`
     naming the key path for anything that would not come back: NaN and infinities, integers beyond the double range,
     lone surrogates, values without a JSON form, cycles, and more than 127 nested containers.
     """
+    plain: object = payload
     if type(payload) is not dict and not isinstance(payload, Mapping):
         raise PayloadError(f"{where}: expected a mapping, not {type(payload).__name__}", where)
     try:
-        text = _ENCODER.encode(payload)
+        text = _ENCODER.encode(plain)
         if not text.isascii():
             text.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise _fault(payload, where, 1) or PayloadError(f"{where}: {error}", where) from error
+        raise _fault(plain, where, 1) or PayloadError(f"{where}: {error}", where) from error
     if (brackets(text) > MAX_DEPTH and _depth(text) > MAX_DEPTH) or _has_huge_int(text):
-        fault = _fault(payload, where, 1)
+        fault = _fault(plain, where, 1)
         if fault is not None:
             raise fault
     return text

@@ -1,206 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""Reading a log: `EventReader`, the one-call queries, and the pool of connections behind them.
+"""Reading a log: the questions one answers, `EventReader`, and the one-call queries.
 
-A connection has one user at a time; between two pages of a stream it is back in the pool, so a stream that is not
-being read holds no statement, no lock and no snapshot.
+Only checks, forwards and documents; how pages come out of the file is decided in `_pool`.
 """
 
-import contextlib
 import os
-import sqlite3
 import threading
-import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final, Self
 
-from ._connection import checked_path, open_for_reading, translated
-from ._errors import ForkedError, LogClosedError, LogNotFoundError, OrchEventsError, ReadError
-from ._events import TERMINAL_EVENT_TYPES, Event, StepEvent, StepLogPaths
-from ._lifetime import register
-from ._rows import (
-    MAX_ID,
-    PAGE_ROWS,
-    Page,
-    Selection,
-    page_events,
-    page_step_events,
-    read_last_id,
-    read_latest_log_paths,
-    read_page,
-    read_task_status,
-)
-from ._schema import prepare_reading
-from ._wakeup import TICK, watching
+from ._connection import checked_path
+from ._events import Event, StepEvent, StepLogPaths
+from ._pool import ReadPool
+from ._rows import Selection, page_events, page_step_events, read_latest_log_paths
 
 BUSY_TIMEOUT: Final = 10.0
 """Default of every `busy_timeout`, in seconds."""
-
-_SPARE: Final = 4
-"""Connections kept open for the next query; each costs two file descriptors and opening one 0.2 ms."""
-
-
-class ReadPool:
-    """Read-only connections to one file, each lent to one user at a time."""
-
-    def __init__(self, path: str, busy_timeout: float, must_exist: bool = True) -> None:
-        self.path = path
-        self._must_exist = must_exist
-        self._busy_timeout = busy_timeout
-        self._spare: list[sqlite3.Connection] = []
-        self._refusal: OrchEventsError | None = None
-        register(self)
-
-    def _open(self) -> sqlite3.Connection:
-        connection = open_for_reading(self.path, self._busy_timeout)
-        try:
-            with translated(ReadError, self.path, "cannot read"):
-                prepare_reading(connection, self.path)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    @contextlib.contextmanager
-    def lend(self) -> Iterator[sqlite3.Connection]:
-        """A connection for the body's use alone."""
-        if self._refusal is not None:
-            raise type(self._refusal)(str(self._refusal))
-        try:
-            connection = self._spare.pop()
-        except IndexError:
-            connection = self._open()
-        try:
-            with translated(ReadError, self.path, "cannot read"):
-                yield connection
-        except BaseException:
-            connection.close()
-            raise
-        if len(self._spare) < _SPARE and self._refusal is None:
-            self._spare.append(connection)
-        else:
-            connection.close()
-
-    def close(self) -> None:
-        """Close what is not lent; what is lent will be closed when it comes back. Idempotent."""
-        if isinstance(self._refusal, ForkedError):
-            raise self._refusal
-        self._refusal = LogClosedError(f"{self.path}: this log is closed")
-        while self._spare:
-            self._spare.pop().close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called, or never will be because of a fork."""
-        return self._refusal is not None
-
-    def forked(self) -> list[sqlite3.Connection]:
-        self._refusal = ForkedError(f"{self.path}: this log was opened before a fork; open a new one in the child")
-        return self._spare
-
-    def exiting(self) -> None:
-        self.close()
-
-    def pages(self, selection: Selection, after_id: int, limit: int | None = None) -> Iterator[Page]:
-        """Everything selected that is in the log now, by pages."""
-        rows, up_to = PAGE_ROWS, MAX_ID
-        while limit is None or limit > 0:
-            with self.lend() as connection:
-                page = read_page(connection, selection, after_id, up_to, rows if limit is None else min(rows, limit))
-                full = len(page.ids) == page.limit
-                if full and up_to == MAX_ID:  # later pages end here, or a fast writer would keep us for ever
-                    up_to = read_last_id(connection)
-            if page.ids:
-                if page.ids[-1] <= after_id:  # or reading would go in circles
-                    raise ReadError(f"{self.path}: ids out of order; the file is damaged", self.path)
-                yield page
-                after_id, rows = page.ids[-1], min(PAGE_ROWS, page.limit * 2)
-                limit = None if limit is None else limit - len(page.ids)
-            if not full:
-                return
-
-    def follow(
-        self,
-        selection: Selection,
-        after_id: int,
-        stop: threading.Event | None,
-        timeout: float | None,
-        until_finished: bool,
-    ) -> Iterator[Page]:
-        """Everything selected that is in the log now, then whatever is committed, by pages."""
-        woken = threading.Event()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self.exists():
-            if (stop is not None and stop.is_set()) or (deadline is not None and time.monotonic() >= deadline):
-                return
-            time.sleep(TICK)
-        with watching(self.path, woken.set, stop) as watcher:
-            while True:
-                # Cleared and asked before reading: whatever comes during it rings again, and what came before the
-                # task's end is read.
-                woken.clear()
-                last = until_finished and self.is_finished(selection.task_id)
-                for page in self.pages(selection, after_id):
-                    yield page
-                    after_id = page.ids[-1]
-                    deadline = None if timeout is None else time.monotonic() + timeout
-                watcher.check()
-                if last or (stop is not None and stop.is_set()):
-                    return
-                if not woken.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                    return
-
-    async def follow_async(
-        self, selection: Selection, after_id: int, timeout: float | None, until_finished: bool
-    ) -> AsyncIterator[Page]:
-        """`follow` for coroutines: reads in threads, waits without one."""
-        import asyncio
-
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
-
-        def bell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is following any more
-                loop.call_soon_threadsafe(woken.set)
-
-        deadline = None if timeout is None else loop.time() + timeout
-        while not await asyncio.to_thread(self.exists):
-            if deadline is not None and loop.time() >= deadline:
-                return
-            await asyncio.sleep(TICK)
-        with watching(self.path, bell) as watcher:
-            while True:
-                woken.clear()
-                last = until_finished and await asyncio.to_thread(self.is_finished, selection.task_id)
-                pages = self.pages(selection, after_id)
-                while page := await asyncio.to_thread(next, pages, None):
-                    yield page
-                    after_id = page.ids[-1]
-                    deadline = None if timeout is None else loop.time() + timeout
-                watcher.check()
-                if last:
-                    return
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        await woken.wait()
-                except TimeoutError:
-                    return
-
-    def exists(self) -> bool:
-        """Whether there is a log to read; raises `LogNotFoundError` unless a missing one was asked to be waited for."""
-        try:
-            with self.lend():
-                return True
-        except LogNotFoundError:
-            if self._must_exist:
-                raise
-            return False
-
-    def is_finished(self, task_id: str | None) -> bool:
-        """Whether the task's newest status event is a terminal one."""
-        if task_id is None:
-            raise ValueError("until_finished needs a task_id")
-        with self.lend() as connection:
-            return read_task_status(connection, task_id) in TERMINAL_EVENT_TYPES
 
 
 class Queries:

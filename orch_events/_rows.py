@@ -8,6 +8,7 @@ transaction and no half-read cursor behind; who may use which connection when is
 import contextlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -38,9 +39,19 @@ CHUNK: Final = 2048
 larger is faster; 2,048 rows of 8 values stay within SQLite's 32,766 parameters."""
 
 
+_second = 0, ""
+"""The second last asked for, and its text: formatting it anew for every event would take 1.4 µs instead of 0.6."""
+
+
 def timestamp() -> str:
     """Now, as RFC 3339 in UTC with microseconds."""
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+    global _second
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    known, text = _second
+    if known != seconds:
+        text = datetime.fromtimestamp(seconds, timezone.utc).isoformat()[:19]
+        _second = seconds, text
+    return f"{text}.{nanoseconds // 1000:06}+00:00"
 
 
 def new_row(event: NewEvent, created_at: str, text: str | None = None) -> NewRow:

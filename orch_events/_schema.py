@@ -130,8 +130,7 @@ def _backfill(connection: sqlite3.Connection) -> None:
     while rows := fetch_all(connection, page, (last,)):
         promoted = [(payload, row_id) for row_id, text in rows if isinstance(payload := parse_or_none(str(text)), dict)]
         connection.executemany(
-            "UPDATE events SET step = coalesce(step, ?), step_scope = coalesce(step_scope, ?), cycle = coalesce(cycle, ?)"
-            " WHERE id = ?",
+            "UPDATE events SET step = coalesce(step, ?1), step_scope = coalesce(step_scope, ?2), cycle = coalesce(cycle, ?3) WHERE id = ?4",
             [(*promoted_columns(payload), row_id) for payload, row_id in promoted],
         )
         last = rows[-1][0]

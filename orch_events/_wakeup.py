@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Final
 
 from ._connection import data_version, open_for_reading
@@ -164,7 +164,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def watching(path: str, bell: Callable[[], None], stop: threading.Event | None = None) -> Iterator[Watcher]:
+def watching(path: str, bell: Callable[[], None], stop: threading.Event | None = None) -> Generator[Watcher, None, None]:
     """Within the body, `bell` is called after every commit to the file, and once it is gone or `stop` is set."""
     key = os.path.realpath(path)
     with _MUTEX:

@@ -241,7 +241,7 @@ class Writer:
         for loop, entries in loops.items():
             try:
                 if (tell := entries[0].tell) is not None:
-                    loop.call_soon_threadsafe(tell, entries)
+                    loop.call_soon_threadsafe(partial(tell, entries))
             except RuntimeError:  # the loop was closed with appends in flight
                 self.unheard(entries)
 
