@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: MIT
+"""The package works, and type-checks, when it is copied: under any name, inside any package, from a zip, without its
+tools. And the rules of the house that make it so: what each module may import, where SQL may stand, how big it may be.
+"""
+
+import ast
+import graphlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+PACKAGE: Final = Path(__file__).resolve().parent.parent / "orch_events"
+
+APP: Final = '''
+"""A tool with a copy of the package inside."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from ._vendor import {name} as oe
+from ._vendor.{name} import EventLog, EventReader, EventSink, StepEvent, query_step_events
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def emit(self, task: str, item: str | None, kind: str, payload: Mapping[str, object], /) -> None:
+        self.seen.append(kind)
+
+
+async def read(path: Path) -> list[StepEvent]:
+    async with EventReader(path) as reader:
+        return await reader.query_step_events_async("t")
+
+
+def main(path: Path) -> list[StepEvent]:
+    recorder = Recorder()
+    sink: EventSink = oe.FanoutSink([recorder, oe.NoopSink(), oe.TracingEventSink()])
+    with EventLog(path, sink=sink) as log:
+        number: int = log.insert_event("t", None, oe.EventType.STEP_STARTED, {{"step": "qa"}})
+        assert log.submit_event("t", None, "step_finished", {{"success": True}}).result() == number + 1
+    assert recorder.seen == ["step_started", "step_finished"]
+    assert asyncio.run(read(path)) == query_step_events(path, "t")
+    return query_step_events(path, "t")
+'''
+
+BOOT: Final = """
+import importlib, pickle, sys
+from pathlib import Path
+sys.modules["orch_events"] = None  # whoever imports the original name fails
+where, name, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+sys.path.insert(0, where)
+app = importlib.import_module(f"consumer.app_{name}")
+started, finished = app.main(folder / "events.db")
+assert (started.step, finished.success) == ("qa", True)
+assert pickle.loads(pickle.dumps(started)) == started
+try:
+    app.EventReader(folder / "none.db")
+except app.oe.OrchEventsError as error:
+    assert isinstance(error, FileNotFoundError)
+print(app.oe.__name__, app.oe.EventLog.__module__, app.oe.StepEvent.__module__, app.oe.TracingEventSink()._logger.name)
+"""
+
+TWO_COPIES: Final = """
+import sys
+from pathlib import Path
+sys.path.insert(0, ".")
+from consumer._vendor import orch_events as one, renamed as two
+heard = one.RecordingSink()
+with one.EventLog("events.db") as a, two.EventLog("events.db", sink=heard) as b, two.EventReader("events.db") as c:
+    ids = [log.insert_event("t", None, kind, {"pid": n}) for n, (log, kind) in enumerate(
+        [(a, one.EventType.STEP_STARTED), (b, two.EventType.STEP_STARTED)] * 50)]
+    read = [[e.pid for e in log.query_step_events("t")] for log in (a, b, c)]
+    assert ids == sorted(set(ids)) and read == [list(range(100))] * 3, read
+    assert one.StepEvent is not two.StepEvent and one.EventType.STEP_STARTED == two.EventType.STEP_STARTED
+    assert len(heard.events) == 50
+"""
+
+COPIES: Final = {"orch_events": (), "renamed": (), "core": ("cli", "__main__.py")}
+"""Names to copy it to, and what to leave behind."""
+
+
+def copied(folder: Path, *names: str) -> Path:
+    """A program in `folder` that has the package as ``consumer._vendor.<name>``, and an app for each name."""
+    vendor = folder / "consumer" / "_vendor"
+    for name in names:
+        shutil.copytree(PACKAGE, vendor / name, ignore=shutil.ignore_patterns("__pycache__", *COPIES[name]))
+        (vendor.parent / f"app_{name}.py").write_text(APP.format(name=name), encoding="utf-8")
+    for package in (vendor.parent, vendor):
+        (package / "__init__.py").write_text("", encoding="utf-8")
+    return folder
+
+
+def run(folder: Path, *arguments: str, isolated: bool = True) -> str:
+    """What Python printed in `folder`, with warnings as errors and nothing on stderr."""
+    command = [sys.executable, *["-I"] * isolated, "-W", "error", "-X", "dev", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_runs(name: str, tmp_path: Path) -> None:
+    assert run(copied(tmp_path, name), "-c", BOOT, ".", name, ".").split() == [f"consumer._vendor.{name}"] * 4
+
+
+def test_a_copy_runs_from_a_zip(tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "app"), "zip", copied(tmp_path / "source", "renamed"), "consumer")
+    assert run(tmp_path, "-c", BOOT, archive, "renamed", ".").split() == ["consumer._vendor.renamed"] * 4
+
+
+def test_two_copies_share_a_file_in_one_process(tmp_path: Path) -> None:
+    run(copied(tmp_path, "orch_events", "renamed"), "-c", TWO_COPIES)
+
+
+def test_the_command_line_of_a_copy_works(tmp_path: Path) -> None:
+    command = ("-m", "consumer._vendor.renamed", "--db", "events.db")
+    run(copied(tmp_path, "renamed"), *command, "emit", "t", "step_started", "step=qa", isolated=False)
+    assert '"step":"qa"' in run(tmp_path, *command, "events", "t", "--json", isolated=False).replace(" ", "")
+
+
+STRICT: Final = ("-m", "mypy", "--config-file=", "--strict", "--python-version=3.11", "--cache-dir=/dev/null")
+STRICTER: Final = (
+    *("--no-namespace-packages", "--warn-unreachable", "--strict-equality-for-none", "--disallow-any-expr"),
+    *("--disallow-any-explicit", "--disallow-any-decorated", "--disallow-any-unimported"),
+)
+
+
+@pytest.mark.parametrize("options", [(), STRICTER], ids=["strict", "stricter"])
+def test_copies_check_strictly(options: tuple[str, ...], tmp_path: Path) -> None:
+    assert run(copied(tmp_path, *COPIES), *STRICT, *options, "consumer").startswith("Success: no issues found")
+
+
+def test_importing_it_costs_little() -> None:
+    costly = "asyncio argparse subprocess ctypes typing_extensions multiprocessing".split()
+    code = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import orch_events; print(*sys.modules)"
+    assert not set(run(PACKAGE.parent, "-S", "-c", code).split()) & set(costly)
+
+
+# --------------------------------------------------------------------------------------------------- rules of the house
+
+LAYERS: Final = (
+    {"_errors", "_payload", "_events", "_sinks"},  # values: pure
+    {"_connection", "_schema", "_rows"},  # storage: every SQL statement
+    {"_entry", "_lifetime", "_wakeup", "_writer"},  # engine: the queue, the thread, the commit
+    {"_aio", "_log", "_pool", "_reader", "_tail"},  # front: what users hold
+    {"__init__"},
+    {"cli"},  # tools
+    {"__main__"},
+)
+LEVEL: Final = {name: level for level, names in enumerate(LAYERS) for name in names}
+SQL: Final = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|PRAGMA|BEGIN|COMMIT|ROLLBACK|VALUES)\b")
+
+
+def _sources() -> Iterator[tuple[Path, str, str]]:
+    """Every file, the module that it is or is a part of, and its text."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        yield file, file.relative_to(PACKAGE).parts[0].removesuffix(".py"), file.read_text(encoding="utf-8")
+
+
+def _imports() -> Iterator[tuple[str, str, str]]:
+    """Where, by which module, and what: a module of ours, or the first part of an absolute name."""
+    for file, importer, text in _sources():
+        depth = len(file.relative_to(PACKAGE).parts)
+        for node in ast.walk(ast.parse(text)):
+            match node:
+                case ast.Import(names=aliases):
+                    names = [alias.name for alias in aliases]
+                case ast.ImportFrom(level=0, module=str(name)):
+                    names = [name]
+                case ast.ImportFrom(level=level, module=name, names=aliases) if level == depth:  # from the package
+                    found = [name.partition(".")[0]] if name else [alias.name for alias in aliases]
+                    names = [part if part in LEVEL else "__init__" for part in found]
+                case ast.ImportFrom():  # from the same folder
+                    names = [importer]
+                case _:
+                    continue
+            place = f"{file.relative_to(PACKAGE)}:{node.lineno}"
+            yield from ((place, importer, name.partition(".")[0]) for name in names)
+
+
+def test_it_imports_only_itself_and_the_standard_library() -> None:
+    allowed = sys.stdlib_module_names | LEVEL.keys()
+    assert not [(place, name) for place, _, name in _imports() if name not in allowed]
+    assert not [place for place, _, name in _imports() if name == "orch_events"], "imports itself by name"
+
+
+def test_every_module_has_a_layer_and_imports_downwards() -> None:
+    assert {module for _, module, _ in _sources()} <= LEVEL.keys()
+    upwards = [(place, name) for place, importer, name in _imports() if LEVEL.get(name, -1) > LEVEL[importer]]
+    assert not upwards
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph: dict[str, set[str]] = {}
+    for _, importer, name in _imports():
+        graph.setdefault(importer, set()).update({name} & LEVEL.keys() - {importer})
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_sql_stands_in_the_storage_layer_alone() -> None:
+    found: dict[str, list[str]] = {}
+    for file, module, text in _sources():
+        tree = ast.parse(text)
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            match node:
+                case ast.Constant(value=str(value)) if id(node) not in docs and SQL.search(value):
+                    found.setdefault(module, []).append(f"{file.relative_to(PACKAGE)}:{node.lineno}: {value}")
+                case _:
+                    pass
+    storage = {module: found.pop(module, []) for module in LAYERS[1]}
+    assert not found
+    assert all(storage.values()), "the pattern no longer finds what it looks for"
+
+
+def test_no_module_has_the_name_of_one_of_the_standard_library() -> None:
+    assert not ({file.stem for file, _, _ in _sources()} - {"__init__", "__main__"}) & sys.stdlib_module_names
+
+
+def test_every_file_names_its_licence() -> None:
+    assert not [file.name for file, _, text in _sources() if not text.startswith("# SPDX-License-Identifier: MIT\n")]
+
+
+def test_the_library_stays_small() -> None:
+    lengths = {file.name: len(text.splitlines()) for file, module, text in _sources() if LEVEL[module] < LEVEL["cli"]}
+    assert not {name: lines for name, lines in lengths.items() if lines > 400}, "over 400 lines: split or simplify"
+    assert sum(lengths.values()) < 2000, "the library, tools apart, has a budget of 2,000 lines: what can go?"

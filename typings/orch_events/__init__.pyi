@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: MIT
+"""The public contract of orch_events on one page. ``tests/test_contract.py`` holds the source to it, word by word.
+
+Names with a leading underscore do not exist at run time: they only spare repetition here.
+"""
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal, NamedTuple, Protocol, Self, TypeAlias
+
+__version__: str
+
+__all__ = [
+    "STEP_EVENT_TYPES",
+    "Event",
+    "EventLog",
+    "EventReader",
+    "EventSink",
+    "EventType",
+    "FanoutSink",
+    "ForkedError",
+    "JsonObject",
+    "JsonValue",
+    "LogClosedError",
+    "LogNotFoundError",
+    "NoopSink",
+    "ObservedStepScope",
+    "OrchEventsError",
+    "PayloadError",
+    "QueueFullError",
+    "ReadError",
+    "RecordingSink",
+    "SchemaError",
+    "StepEvent",
+    "StepLogPaths",
+    "TracingEventSink",
+    "WriteError",
+    "insert_event_with_conn",
+    "observed_step_scope_from_payload",
+    "observed_step_scope_label",
+    "query_latest_step_log_paths",
+    "query_step_events",
+]
+
+# ------------------------------------------------------------------------------------------------------------ the log
+
+# What an EventLog and an EventReader answer alike, from any thread; each ``…_async`` twin without blocking the event
+# loop. Raise ReadError.
+class _Queries:
+    def query_step_events(self, task_id: str, *, after_id: int = 0) -> list[StepEvent]: ...
+    async def query_step_events_async(self, task_id: str, *, after_id: int = 0) -> list[StepEvent]: ...
+
+    # Where the task's newest step writes its output; None if it does not say.
+    def query_latest_step_log_paths(self, task_id: str) -> StepLogPaths | None: ...
+    async def query_latest_step_log_paths_async(self, task_id: str) -> StepLogPaths | None: ...
+
+    # Events of one task, or of all, in id order; streamed by pages.
+    def query_events(
+        self,
+        task_id: str | None = None,
+        *,
+        event_type_prefix: str | None = None,
+        after_id: int = 0,
+        limit: int | None = None,
+    ) -> Iterator[Event]: ...
+    def query_events_async(
+        self,
+        task_id: str | None = None,
+        *,
+        event_type_prefix: str | None = None,
+        after_id: int = 0,
+        limit: int | None = None,
+    ) -> AsyncIterator[Event]: ...
+
+    # Events as they are committed, by this process or any other, each once and in id order. Ends when `stop` is set,
+    # when none came for `timeout` seconds, or with the task's end.
+    def follow_step_events(
+        self,
+        task_id: str,
+        *,
+        after_id: int = 0,
+        stop: threading.Event | None = None,
+        timeout: float | None = None,
+        until_finished: bool = False,
+    ) -> Iterator[StepEvent]: ...
+    def follow_step_events_async(
+        self, task_id: str, *, after_id: int = 0, timeout: float | None = None, until_finished: bool = False
+    ) -> AsyncIterator[StepEvent]: ...
+    def follow_events(
+        self,
+        task_id: str | None = None,
+        *,
+        after_id: int = 0,
+        stop: threading.Event | None = None,
+        timeout: float | None = None,
+        until_finished: bool = False,
+    ) -> Iterator[Event]: ...
+    def follow_events_async(
+        self,
+        task_id: str | None = None,
+        *,
+        after_id: int = 0,
+        timeout: float | None = None,
+        until_finished: bool = False,
+    ) -> AsyncIterator[Event]: ...
+
+# (task_id, task_item_id, event_type, payload)
+_NewEvent: TypeAlias = tuple[str, str | None, str, Mapping[str, object]]
+
+# The log opened for writing and reading. Raises LogNotFoundError, SchemaError, WriteError; a ValueError for an option
+# that cannot be. After close every method but close raises LogClosedError, in the child of a fork ForkedError.
+class EventLog(_Queries):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sink: EventSink | None = None,
+        durability: Literal["full", "normal"] = "full",
+        queue_capacity: int = 10_000,
+        busy_timeout: float = 10.0,
+    ) -> None: ...
+
+    # One event; its id, once it is durable. Raise PayloadError, QueueFullError, WriteError.
+    def insert_event(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+    ) -> int: ...
+    async def insert_event_async(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+    ) -> int: ...
+
+    # Many events in one transaction, all or none; their ids.
+    def insert_events(self, events: Iterable[_NewEvent]) -> list[int]: ...
+    async def insert_events_async(self, events: Iterable[_NewEvent]) -> list[int]: ...
+
+    # One event, without waiting for it: the future resolves to its id.
+    def submit_event(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+    ) -> Future[int]: ...
+
+    # Everything accepted so far is durable, or this raises what failed.
+    def flush(self) -> None: ...
+    async def flush_async(self) -> None: ...
+
+    # Drain, then close; idempotent.
+    def close(self) -> None: ...
+    async def aclose(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *_: object) -> None: ...
+    def __del__(self) -> None: ...  # closes, with a ResourceWarning
+
+# The log opened for reading only: creates nothing, writes nothing. Raises LogNotFoundError, SchemaError, ReadError.
+class EventReader(_Queries):
+    def __init__(
+        self, path: str | os.PathLike[str], *, busy_timeout: float = 10.0, must_exist: bool = True
+    ) -> None: ...
+    def close(self) -> None: ...
+    async def aclose(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *_: object) -> None: ...
+    def __del__(self) -> None: ...  # closes, with a ResourceWarning
+
+# One query on a path, which is opened and closed for it.
+def query_step_events(db_path: str | os.PathLike[str], task_id: str) -> list[StepEvent]: ...
+def query_latest_step_log_paths(db_path: str | os.PathLike[str], task_id: str) -> StepLogPaths | None: ...
+
+# One event in the caller's own transaction, on the caller's own connection; its id.
+def insert_event_with_conn(
+    conn: sqlite3.Connection, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+) -> int: ...
+
+# ------------------------------------------------------------------------------------------------------------- values
+
+JsonValue: TypeAlias = None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]
+JsonObject: TypeAlias = dict[str, JsonValue]
+
+# The well-known types. Every call takes plain str, so other types work as well.
+class EventType(StrEnum):
+    TASK_STARTED = "task_started"
+    TASK_PAUSED = "task_paused"
+    TASK_COMPLETED = "task_completed"
+    TASK_FAILED = "task_failed"
+    TASK_CANCELLED = "task_cancelled"
+    CYCLE_STARTED = "cycle_started"
+    STEP_STARTED = "step_started"
+    STEP_SPAWNED = "step_spawned"
+    STEP_HEARTBEAT = "step_heartbeat"
+    STEP_FINISHED = "step_finished"
+    STEP_SKIPPED = "step_skipped"
+    STEP_TIMEOUT = "step_timeout"
+    STEP_STALL_KILLED = "step_stall_killed"
+    SANDBOX_DENIED = "sandbox_denied"
+    SANDBOX_RESOURCE_EXCEEDED = "sandbox_resource_exceeded"
+    SANDBOX_NETWORK_BLOCKED = "sandbox_network_blocked"
+    DAEMON_PID_KILL_BLOCKED = "daemon_pid_kill_blocked"
+    AUTO_ROLLBACK_FAILED = "auto_rollback_failed"
+
+# The eleven that query_step_events selects.
+STEP_EVENT_TYPES: Final[frozenset[str]]
+
+class ObservedStepScope(StrEnum):
+    TASK = "task"
+    ITEM = "item"
+
+def observed_step_scope_from_payload(payload: object) -> ObservedStepScope | None: ...
+def observed_step_scope_label(scope: ObservedStepScope | None) -> str: ...
+
+# A row as stored. `event_id` is a safe cursor: it increases in commit order and is never reused.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    event_id: int
+    task_id: str
+    task_item_id: str | None
+    event_type: str
+    payload_json: str
+    created_at: str
+
+    @property
+    def payload(self) -> JsonValue: ...  # None where the text is not JSON
+
+# A step's event, parsed. A field is None when the payload lacks it, or has it with another type or out of range.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEvent:
+    event_id: int
+    event_type: str
+    step: str | None
+    step_scope: ObservedStepScope | None
+    task_item_id: str | None
+    agent_id: str | None
+    success: bool | None
+    duration_ms: int | None
+    confidence: float | None
+    reason: str | None
+    elapsed_secs: int | None
+    stdout_bytes: int | None
+    stderr_bytes: int | None
+    stdout_delta_bytes: int | None
+    stderr_delta_bytes: int | None
+    stagnant_heartbeats: int | None
+    pid: int | None
+    pid_alive: bool | None
+    output_state: str | None
+    created_at: str
+
+class StepLogPaths(NamedTuple):
+    phase: str
+    stdout_path: str
+    stderr_path: str
+
+# -------------------------------------------------------------------------------------------------------------- sinks
+
+# Hears of every event once it is durable, in id order, on the thread that committed it.
+class EventSink(Protocol):
+    def emit(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /
+    ) -> None: ...
+
+class NoopSink:
+    def emit(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /
+    ) -> None: ...
+
+# Forwards to `logging`.
+class TracingEventSink:
+    def __init__(self, logger: logging.Logger | None = None) -> None: ...
+    def emit(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /
+    ) -> None: ...
+
+# Tells several.
+class FanoutSink:
+    def __init__(self, sinks: Iterable[EventSink]) -> None: ...
+    def emit(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /
+    ) -> None: ...
+
+# Keeps what it hears, for tests.
+class RecordingSink:
+    events: list[_NewEvent]
+    def __init__(self) -> None: ...
+    def emit(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /
+    ) -> None: ...
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+class OrchEventsError(Exception): ...
+
+# Refused before it was queued; nothing of it, nor of its batch, was written.
+class PayloadError(OrchEventsError, ValueError):
+    key_path: str
+    def __init__(self, message: str, key_path: str = "") -> None: ...
+
+class QueueFullError(OrchEventsError): ...
+class LogClosedError(OrchEventsError): ...
+class ForkedError(OrchEventsError): ...
+class LogNotFoundError(OrchEventsError, FileNotFoundError): ...
+class SchemaError(OrchEventsError): ...
+
+# Their __cause__ is the sqlite3 error.
+class _DatabaseError(OrchEventsError):
+    path: str
+    sqlite_errorname: str  # such as SQLITE_FULL; empty when SQLite was not the cause
+    def __init__(self, message: str, path: str = "", sqlite_errorname: str = "") -> None: ...
+
+class WriteError(_DatabaseError): ...
+class ReadError(_DatabaseError): ...
