@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: MIT
+"""What several test modules share: fresh interpreters, threads that must end, and a look at the file from outside.
+
+Nothing here knows the inside of the library but `write_connection`, the one door through which faults are injected.
+"""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from operator import attrgetter
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+from unittest.mock import patch
+
+from orch_events import EventLog
+
+T = TypeVar("T")
+NewEvent: TypeAlias = tuple[str, str | None, str, Mapping[str, object]]
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PATIENCE: Final = 60.0
+"""Seconds after which something counts as hung. A guard, never a measure of speed."""
+
+# Since 3.12 a fork beside living threads draws a warning. Programs that fork all the same are the point of some tests.
+FORKING: Final = ("-W", "ignore:This process:DeprecationWarning")
+
+
+class Stored(NamedTuple):
+    """One row of the file."""
+
+    event_id: int
+    task_id: str
+    event_type: str
+    payload: dict[str, object]
+
+
+def stored(path: Path) -> list[Stored]:
+    """Every event by id, read without the library; the file must be sound."""
+    with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        rows = connection.execute("SELECT id, task_id, event_type, payload_json FROM events ORDER BY id").fetchall()
+    return [Stored(i, task_id, event_type, json.loads(text)) for i, task_id, event_type, text in rows]
+
+
+def execute(path: Path, *statements: str) -> None:
+    """Run SQL on the file as some other program would."""
+    with closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def poison(kind: str = "ABORT") -> str:
+    """SQL after which the database itself refuses events of type ``bad``."""
+    return f"CREATE TRIGGER p BEFORE INSERT ON events WHEN new.event_type = 'bad' BEGIN SELECT raise({kind}, 'no'); END"
+
+
+@contextmanager
+def write_locked(path: Path) -> Iterator[None]:
+    """Another connection holds the file's write lock while the body runs."""
+    with closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def write_connection(log: EventLog) -> sqlite3.Connection:
+    """The connection a log writes through."""
+    connection = attrgetter("_writer._connection")(log)
+    assert isinstance(connection, sqlite3.Connection)
+    return connection
+
+
+@contextmanager
+def traced(connection: sqlite3.Connection) -> Iterator[list[str]]:
+    """The statements that `connection` runs during the body."""
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    try:
+        yield statements
+    finally:
+        connection.set_trace_callback(None)
+
+
+def together(*jobs: Callable[[], T]) -> list[T]:
+    """The results of `jobs`, each run in a thread of its own, all released at the same moment."""
+    barrier = threading.Barrier(len(jobs))
+
+    def run(job: Callable[[], T], future: Future[T]) -> None:
+        try:
+            barrier.wait(PATIENCE)
+            future.set_result(job())
+        except BaseException as error:
+            future.set_exception(error)
+
+    futures = [Future[T]() for _ in jobs]
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in zip(jobs, futures, strict=True)]
+    for thread in threads:
+        thread.start()
+    results = [future.result(PATIENCE) for future in futures]
+    for thread in threads:
+        thread.join(PATIENCE)
+    return results
+
+
+def start(job: Callable[[], T]) -> Future[T]:
+    """Run `job` in a thread beside the test; ask its result with a timeout."""
+    future = Future[T]()
+
+    def run() -> None:
+        try:
+            future.set_result(job())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Return once `condition` holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+
+
+def library_threads() -> list[threading.Thread]:
+    """The library's own threads in this process."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("orch_events")]
+
+
+class Gate:
+    """A sink that lets nothing pass while it is shut: whoever committed an event waits in it, owning the log."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self.waiting = threading.Event()
+        """Somebody arrived."""
+
+    def emit(self, _task: str, _item: str | None, _type: str, _payload: Mapping[str, object], /) -> None:
+        self.waiting.set()
+        assert self._open.wait(PATIENCE)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def run_script(
+    folder: Path,
+    source: str,
+    *arguments: object,
+    code: int = 0,
+    stderr: str = "",
+    options: tuple[str, ...] = (),
+    patience: float = PATIENCE,
+) -> str:
+    """What `source` prints when run as a program under ``-W error -X dev``.
+
+    It must end by itself, with exit code `code`, and its stderr must end in `stderr`, or be empty. If it hangs, every
+    thread's stack is printed.
+    """
+    program = folder / "program.py"
+    program.write_text(dedent(source))
+    command = [sys.executable, "-X", "dev", "-W", "error", *options, str(program), *map(str, arguments)]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            printed, complaint = process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGABRT)  # on which faulthandler, part of -X dev, prints the stacks
+            printed, complaint = process.communicate()
+            raise AssertionError(f"hung; printed {printed!r}\n{complaint}") from None
+    assert process.returncode == code, complaint
+    assert complaint == "" if not stderr else complaint.rstrip().endswith(stderr), complaint
+    return printed
+
+
+def numbers(text: str) -> list[int]:
+    """The JSON list of integers that a script printed."""
+    return cast("list[int]", json.loads(text))
+
+
+@contextmanager
+def all_statements() -> Iterator[list[str]]:
+    """The statements of all connections opened during the body, parameters filled in; each begins with its timeout."""
+    statements: list[str] = []
+    genuine = sqlite3.connect
+
+    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = genuine(*arguments, **options)
+        (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        statements.append(f"waits {milliseconds} ms")
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    with patch.object(sqlite3, "connect", connect):
+        yield statements

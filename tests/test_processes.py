@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: MIT
+"""Several processes: forks that inherit a log, children that open their own, and many writers of one file."""
+
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from orch_events import EventLog, EventReader
+
+from .helpers import FORKING, PATIENCE, ROOT, run_script, start, stored, together
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks, and POSIX locks")
+
+START: Final = """
+import asyncio, json, os, signal, sqlite3, subprocess, sys, threading, time, traceback
+from orch_events import EventLog, EventReader, ForkedError
+
+path = sys.argv[1]
+
+def fork(child):
+    pid = os.fork()
+    if pid:
+        return pid
+    signal.alarm(20)  # a child that hangs is killed
+    try:
+        child()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+def ended_well(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+"""
+
+# ------------------------------------------------------------------------------------------------ a log across a fork
+
+
+def test_a_forked_child_is_refused_at_once_whatever_it_asks(tmp_path: Path, path: Path) -> None:
+    source = """
+event = ("t", None, "x", {})
+
+async def each():
+    async for _ in log.query_events_async():
+        pass
+
+calls = [
+    lambda: log.insert_event(*event),
+    lambda: log.insert_events([event]),
+    lambda: log.submit_event(*event),
+    lambda: log.flush(),
+    lambda: log.close(),
+    lambda: list(log.query_events()),
+    lambda: list(parked),
+    lambda: log.query_step_events("t"),
+    lambda: log.query_latest_step_log_paths("t"),
+    lambda: asyncio.run(log.insert_event_async(*event)),
+    lambda: asyncio.run(log.flush_async()),
+    lambda: asyncio.run(log.aclose()),
+    lambda: asyncio.run(each()),
+    lambda: list(reader.query_events()),
+    lambda: reader.query_step_events("t"),
+]
+
+def child():
+    for call in calls:
+        try:
+            call()
+        except ForkedError:
+            continue
+        raise AssertionError("not refused")
+    with EventLog(path) as own:
+        own.insert_event("child", None, "x", {})
+
+log, reader = EventLog(path), EventReader(path)
+log.insert_events([event] * 3000)
+parked = log.query_events()
+next(parked), next(reader.query_events())
+log.submit_event(*event).result()
+pids = [fork(child) for _ in range(3)]
+log.insert_event(*event)
+assert all([ended_well(pid) for pid in pids])
+log.insert_event(*event)
+log.close()
+reader.close()
+"""
+    run_script(tmp_path, START + source, path, options=FORKING)
+    rows = stored(path)
+    assert len(rows) == 3000 + 3 + 3
+    assert [row.task_id for row in rows].count("child") == 3
+
+
+def test_a_fork_at_any_moment_leaves_a_child_that_answers(tmp_path: Path, path: Path) -> None:
+    source = """
+def write():
+    while not stop:
+        log.submit_event("t", None, "x", {})
+
+def child():
+    for call in (lambda: log.insert_event("t", None, "x", {}), log.flush, log.close):
+        try:
+            call()
+        except ForkedError:
+            continue
+        raise AssertionError("not refused")
+
+stop = False
+log = EventLog(path, durability="normal")
+sys.setswitchinterval(0.00005)
+threads = [threading.Thread(target=write) for _ in range(2)]
+for thread in threads:
+    thread.start()
+good = 0
+while good < 40 and ended_well(fork(child)):
+    good += 1
+stop = True
+for thread in threads:
+    thread.join()
+log.close()
+print(good)
+"""
+    assert run_script(tmp_path, START + source, path, options=FORKING) == "40\n"
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit(0)", "pass", "del log; gc.collect()"])
+def test_a_childs_end_does_not_touch_the_file(tmp_path: Path, path: Path, end: str) -> None:
+    """By then the parent is gone and another writer has been killed: what it acked is in the -wal file alone."""
+    source = f"""
+import gc
+log = EventLog(path)
+log.insert_event("parent", None, "x", {{}})
+hold, go = os.pipe()
+pid = os.fork()
+if not pid:
+    os.close(go)
+    os.read(hold, 1)
+    {end}
+else:
+    log.close()
+    victim = subprocess.Popen([sys.executable, "-c", '''
+import os, sys, time
+from orch_events import EventLog
+log = EventLog(sys.argv[1])
+log.insert_event("killed", None, "x", {{}})
+print(flush=True)
+time.sleep(60)
+''', path], stdout=subprocess.PIPE)
+    victim.stdout.readline()
+    victim.kill()
+    victim.communicate()
+    assert os.path.getsize(path + "-wal")
+    os.close(go)
+    assert ended_well(pid)
+"""
+    run_script(tmp_path, START + source, path, options=FORKING)
+    assert [row.task_id for row in stored(path)] == ["parent", "killed"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_program_that_is_started_inherits_no_descriptor(log: EventLog, path: Path) -> None:
+    log.insert_event("t", None, "x", {})
+    list(log.query_events())
+    look = "import os; print([os.path.realpath(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')])"
+    done = subprocess.run([sys.executable, "-c", look], close_fds=False, capture_output=True, text=True, check=True)
+    assert str(path) not in done.stdout
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_a_multiprocessing_child_may_submit_and_return(tmp_path: Path, path: Path, method: str) -> None:
+    source = f"""
+import multiprocessing
+
+def work(name):
+    log = EventLog(path)
+    for n in range(20):
+        log.submit_event(name, None, "x", {{"n": n}})
+    globals().update(log=log)  # not even garbage
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context({method!r})
+    log = EventLog(path)
+    log.insert_event("parent", None, "x", {{}})
+    children = [context.Process(target=work, args=[f"c{{k}}"]) for k in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    log.insert_event("parent", None, "x", {{}})
+"""
+    run_script(tmp_path, START + source, path, options=FORKING)
+    tasks = [row.task_id for row in stored(path)]
+    assert {name: tasks.count(name) for name in set(tasks)} == {"parent": 2, "c0": 20, "c1": 20}
+
+
+# --------------------------------------------------------------------------------------------- many writers, one file
+
+OPENING: Final = """
+rounds = int(sys.argv[2])
+for n in range(rounds):
+    hold, go = os.pipe()
+
+    def child():
+        os.close(go)
+        os.read(hold, 1)  # until the last process that might write to it has let go: all start together
+        with EventLog(f"{path}-{n}") as log:
+            log.insert_event("t", None, "x", {"pid": os.getpid()})
+
+    pids = [fork(child) for _ in range(8)]
+    os.close(hold)
+    os.close(go)
+    print([ended_well(pid) for pid in pids].count(True), end=" ")
+"""
+
+
+@pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=pytest.mark.long)])
+def test_eight_processes_may_open_one_missing_file_at_once(tmp_path: Path, path: Path, rounds: int) -> None:
+    assert run_script(tmp_path, START + OPENING, path, rounds) == "8 " * rounds
+    for n in range(rounds):
+        file = Path(f"{path}-{n}")
+        assert [row.event_id for row in stored(file)] == list(range(1, 9))
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert len(list(tmp_path.glob(f"{path.name}-*"))) == rounds, "something else was left behind"
+
+
+WRITING: Final = """
+acked = []
+
+def write(name):
+    mine = []
+    for n in range(40):
+        mine.append((log.insert_event(name, None, "one", {"n": n}), name, "one", n))
+        future = log.submit_event(name, None, "two", {"n": n})
+        ids = log.insert_events([(name, None, "three", {"n": n})] * 3)
+        mine.append((future.result(), name, "two", n))
+        mine.extend((i, name, "three", n) for i in ids)
+    assert mine == sorted(mine)
+    acked.extend(mine)
+
+with EventLog(path, busy_timeout=60) as log:
+    threads = [threading.Thread(target=write, args=[sys.argv[2] + suffix]) for suffix in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+print(json.dumps(acked))
+"""
+
+
+def test_four_processes_with_two_threads_get_ids_in_commit_order(tmp_path: Path, path: Path) -> None:
+    names = [f"p{k}" for k in range(4)]
+    expected = len(names) * 2 * 40 * 5
+    for name in names:
+        (tmp_path / name).mkdir()
+    EventLog(path).close()
+
+    def follow() -> list[int]:
+        """All ids, as somebody sees them who asks again and again for those above the last."""
+        seen = [0]
+        with EventReader(path) as reader:
+            while len(seen) <= expected:
+                seen.extend(event.event_id for event in reader.query_events(after_id=seen[-1]))
+        return seen[1:]
+
+    followers = [start(follow) for _ in range(2)]
+    printed = together(*(partial(run_script, tmp_path / name, START + WRITING, path, name) for name in names))
+    acked = sorted(tuple(entry) for text in printed for entry in json.loads(text))
+    assert [tuple(row)[:3] + (row.payload["n"],) for row in stored(path)] == acked
+    assert [entry[0] for entry in acked] == list(range(1, expected + 1))
+    for follower in followers:
+        assert follower.result(PATIENCE) == list(range(1, expected + 1))
+
+
+def test_readers_in_a_transaction_do_not_hold_writers_up(log: EventLog, path: Path) -> None:
+    log.insert_events([("t", None, "x", {})] * 3000)
+    with EventReader(path) as reader, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        cursor = other.execute("SELECT * FROM events")
+        cursor.fetchone()
+        parked = reader.query_events()
+        next(parked)
+        with EventLog(path, busy_timeout=0) as impatient:  # waits for no lock at all
+            assert impatient.insert_event("t", None, "x", {}) == 3001
+            assert impatient.submit_event("t", None, "x", {}).result(PATIENCE) == 3002
+        assert len(cursor.fetchall()) == 2999
+        assert sum(1 for _ in parked) == 2999
+
+
+# ----------------------------------------------------------------------------------------------- killed at any moment
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_torture(tmp_path: Path, seconds: int) -> None:
+    command = [sys.executable, "-m", "tests.torture", "--seconds", str(seconds), "--folder", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE + 10 * seconds)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing lost" in done.stdout
