@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The values users hold: event types, scopes, `Event`, `StepEvent`, and the rule for each field of a stored row.
 
-Everything here is pure. A row's meaning is decided in this module alone; where the row came from (`_rows`) and when
-its text counts as JSON (`_payload`) is decided elsewhere.
+Everything here is pure, and a row's meaning is decided here alone: not where it came from (`_rows`), nor when its text
+counts as JSON (`_payload`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple, TypeAlias, cast
 
 from ._payload import JsonValue, parse_or_none
 
@@ -56,7 +56,7 @@ STEP_EVENT_TYPES: Final[frozenset[str]] = frozenset(
 """The types that `query_step_events` selects: those of the reference, no more."""
 
 LOG_PATH_EVENT_TYPES: Final = (EventType.STEP_SPAWNED, EventType.STEP_STARTED)
-"""The types whose newest event tells where a task's output is being written."""
+"""The newest event of these types tells where a task's output is being written."""
 
 TASK_STATUS: Final[Mapping[str, str]] = {
     EventType.TASK_STARTED: "running",
@@ -93,7 +93,6 @@ class Event:
     """The item, for events of a step that runs once for each item."""
     event_type: str
     payload_json: str
-    """The payload's text, exactly as stored."""
     created_at: str
     """When it was recorded: RFC 3339 in UTC with microseconds. For display; ordering is by `event_id`."""
 
@@ -108,11 +107,11 @@ class StepEvent:
     """A step's event, parsed for display. Immutable, hashable, safe to share between threads.
 
     A field is ``None`` when the payload lacks it, has it with another JSON type or out of range, or is not JSON at all;
-    nothing is ever coerced and reading never raises. Unsigned fields take JSON integers from 0 to 2**64-1.
+    nothing is ever coerced and reading never raises. Unsigned fields take JSON integers from 0 to 2**64-1. `event_id`,
+    `task_item_id` and `created_at` are those of `Event`.
     """
 
     event_id: int
-    """Place in the log: increasing in commit order, never reused, and so a safe cursor (``after_id``)."""
     event_type: str
     step: str | None
     """Step or phase name: the promoted column, else ``step``, else ``phase`` of the payload."""
@@ -122,7 +121,6 @@ class StepEvent:
     agent_id: str | None
     success: bool | None
     duration_ms: int | None
-    """Duration of the step, in milliseconds."""
     confidence: float | None
     reason: str | None
     elapsed_secs: int | None
@@ -140,39 +138,30 @@ class StepEvent:
     output_state: str | None
     """``"active"``, ``"quiet"`` or ``"low_output"``."""
     created_at: str
-    """When it was recorded: RFC 3339 in UTC with microseconds. For display; ordering is by `event_id`."""
 
 
 class _Draft:
-    """A `StepEvent` being filled in, one line for each field's rule.
+    """A `StepEvent` in the making, one line for each field's rule; it is one once it is made.
 
     The ``__init__`` of a frozen dataclass sets 20 fields through `object.__setattr__` in 3.1 µs; plain stores into the
-    same slots take 0.4 µs, and reading 100,000 rows is 30 % faster for it. `step_event` then swaps the class, which
-    CPython allows because both have the same slots and nothing else.
+    same slots take 0.4 µs, and reading 100,000 rows is 30 % faster for it. CPython allows the change of class because
+    both have the same slots and nothing else.
     """
 
     __slots__ = StepEvent.__slots__
 
     def __init__(
-        self,
-        event_id: int,
-        event_type: str,
-        task_item_id: str | None,
-        created_at: str,
-        step: str | None,
-        step_scope: str | None,
-        payload: JsonValue,
+        self, row_id: int, kind: str, item: str | None, at: str, step: str | None, scope: str | None, payload: JsonValue
     ) -> None:
-        fields = payload if isinstance(payload, dict) else _NO_FIELDS
+        fields: Mapping[str, JsonValue] = payload if isinstance(payload, dict) else {}
         get = fields.get
-        self.event_id = event_id
-        self.event_type = event_type
-        self.task_item_id = task_item_id
-        self.created_at = created_at
+        self.event_id = row_id
+        self.event_type = kind
+        self.task_item_id = item
+        self.created_at = at
         self.step = step if step is not None else step_name(fields)
-        if step_scope is None:
-            step_scope = v if isinstance(v := get("step_scope"), str) else None
-        self.step_scope = None if step_scope is None else _SCOPES.get(step_scope)
+        label = get("step_scope") if scope is None else scope
+        self.step_scope = _SCOPES.get(label) if isinstance(label, str) else None
         # `type(v) is int`, because a bool is an int to isinstance but not to JSON. Values beyond 64 bits are floats to
         # the reference, hence not integers.
         self.agent_id = v if isinstance(v := get("agent_id"), str) else None
@@ -189,24 +178,12 @@ class _Draft:
         self.pid = v if type(v := get("pid")) is int and 0 <= v < 1 << 64 else None
         self.pid_alive = v if isinstance(v := get("pid_alive"), bool) else None
         self.output_state = v if isinstance(v := get("output_state"), str) else None
+        object.__setattr__(self, "__class__", StepEvent)
 
 
-_NO_FIELDS: Final[dict[str, JsonValue]] = {}
-
-
-def step_event(
-    event_id: int,
-    event_type: str,
-    task_item_id: str | None,
-    created_at: str,
-    step: str | None,
-    step_scope: str | None,
-    payload: JsonValue,
-) -> StepEvent:
-    """The `StepEvent` of one row: its columns and its parsed payload (``None`` where the text is not JSON)."""
-    event: object = _Draft(event_id, event_type, task_item_id, created_at, step, step_scope, payload)
-    object.__setattr__(event, "__class__", StepEvent)
-    return cast("StepEvent", event)
+_MakeStepEvent: TypeAlias = Callable[[int, str, str | None, str, str | None, str | None, JsonValue], StepEvent]
+step_event: Final = cast("_MakeStepEvent", _Draft)
+"""The `StepEvent` of one row: its columns and its parsed payload (``None`` where the text is not JSON)."""
 
 
 class StepLogPaths(NamedTuple):
@@ -222,21 +199,16 @@ def step_log_paths(payload: JsonValue) -> StepLogPaths | None:
     """The log paths of a spawned or started event; ``None`` when it names no phase or no stdout."""
     if not isinstance(payload, dict):
         return None
-    phase, step = payload.get("phase"), payload.get("step")
+    name = v if isinstance(v := payload.get("phase"), str) or isinstance(v := payload.get("step"), str) else None
     stdout, stderr = payload.get("stdout_path"), payload.get("stderr_path")
-    name = phase if isinstance(phase, str) else step if isinstance(step, str) else ""
-    if not name or not isinstance(stdout, str) or not stdout:
+    if not name or not stdout or not isinstance(stdout, str):
         return None
     return StepLogPaths(name, stdout, stderr if isinstance(stderr, str) else "")
 
 
 def step_name(payload: Mapping[str, object]) -> str | None:
     """``step`` if it is a string, also an empty one; else ``phase`` likewise."""
-    step = payload.get("step")
-    if isinstance(step, str):
-        return step
-    phase = payload.get("phase")
-    return phase if isinstance(phase, str) else None
+    return v if isinstance(v := payload.get("step"), str) or isinstance(v := payload.get("phase"), str) else None
 
 
 def promoted_columns(payload: Mapping[str, object]) -> tuple[str | None, str | None, int | None]:

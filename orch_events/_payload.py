@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: MIT
 """JSON text in and out: what a payload may be, and when a stored text counts as JSON.
 
-The rule of this module: everything that decides whether a text or a value is acceptable JSON lives here, and nothing
-that knows columns, SQLite or threads does. The reference for reading is serde_json, the parser of the program whose
-files we share; it is stricter than Python's `json` in six ways (see `parse`).
+Everything that decides whether a text or a value is acceptable JSON lives here, and nothing that knows columns, SQLite
+or threads. The reference for reading is serde_json, the parser of the program whose files we share; it is stricter than
+Python's `json` in six ways (see `parse`).
 """
 
 import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from types import NoneType
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
 from ._errors import PayloadError
@@ -22,21 +21,15 @@ JsonObject: TypeAlias = dict[str, JsonValue]
 MAX_DEPTH: Final = 127
 """Containers a payload may nest. serde_json's recursion limit refuses the 128th."""
 
-_DOUBLE_DIGITS: Final = 309
-"""Every integer of more digits is beyond the double range, and none of fewer is."""
-
 # A string, skipped whole (to the end of the text if it has none), or one bracket.
 _BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|([\[{])|([\]}])', re.DOTALL)
 # A surrogate pair or any other escape, skipped whole; else a lone surrogate, in group 1.
-_LONE_SURROGATE: Final = re.compile(
-    r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u([dD][89a-fA-F]..)|.)",
-    re.DOTALL,
-)
+_LONE_SURROGATE: Final = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u([dD][89a-fA-F]..)|.)", re.DOTALL)
 # No JSON number goes on with a digit after a leading zero, so dates inside strings do not match.
 _NEGATIVE_ZERO: Final = re.compile(r"-0(?![0-9.eE])")
-# 309 digits in a row hold 15 of the samples taken at every 20th place; ordinary text practically never does.
-_STRIDE: Final = 20
-_LONG_DIGITS: Final = re.compile(r"[0-9]{15}")
+# An integer beyond the double range has 309 digits at least. So many in a row hold 15 of the samples taken at every 20th
+# place; ordinary text practically never does.
+_HUGE, _STRIDE, _LONG_DIGITS = 309, 20, re.compile(r"[0-9]{15}")
 
 
 def _refuse_constant(name: str) -> float:
@@ -51,14 +44,8 @@ def _finite(text: str) -> float:
 
 
 def _exact_int(text: str) -> int | float:
-    if text == "-0":
-        return -0.0
-    if len(text) > _DOUBLE_DIGITS + 1:
-        raise ValueError("number out of range")
-    value = int(text)
-    if len(text) >= _DOUBLE_DIGITS and not _in_double_range(value):
-        raise ValueError("number out of range")
-    return value
+    value = _finite(text)
+    return value if text == "-0" else int(text)
 
 
 # `parse_float` and `parse_constant` cost nothing until they fire; `parse_int` costs 0.1 µs for every integer, so only
@@ -67,32 +54,23 @@ _FAST: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_cons
 _EXACT: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant, parse_int=_exact_int)
 
 
-def _in_double_range(value: int) -> bool:
-    try:
-        float(value)
-    except OverflowError:
-        return False
-    return True
-
-
 def brackets(text: str) -> int:
     """An upper bound of the nesting depth of `text`, at the price of two substring counts."""
     return text.count("{") + text.count("[")
 
 
-def _depth(text: str) -> int:
-    depth = deepest = 0
-    for match in _BRACKET.finditer(text):
-        if match[1]:
-            depth += 1
-            deepest = max(deepest, depth)
-        elif match[2]:
-            depth -= 1
-    return deepest
+def _too_deep(text: str, max_depth: int = MAX_DEPTH) -> bool:
+    if brackets(text) > max_depth:
+        depth = 0
+        for match in _BRACKET.finditer(text):
+            depth += 1 if match[1] else -1 if match[2] else 0
+            if depth > max_depth:
+                return True
+    return False
 
 
 def _has_huge_int(text: str) -> bool:
-    return len(text) >= _DOUBLE_DIGITS and _LONG_DIGITS.search(text[::_STRIDE]) is not None
+    return len(text) >= _HUGE and _LONG_DIGITS.search(text[::_STRIDE]) is not None
 
 
 def _decode_shallow(text: str) -> JsonValue:
@@ -113,7 +91,7 @@ def parse(text: str, max_depth: int = MAX_DEPTH) -> JsonValue:
     escapes in any string or key (also an overwritten duplicate), more than 127 nested containers. Read differently:
     ``-0`` is the float ``-0.0``. Floats are correctly rounded and integers keep every digit.
     """
-    if brackets(text) > max_depth and _depth(text) > max_depth:
+    if _too_deep(text, max_depth):
         raise ValueError("nested too deep")
     return _decode_shallow(text)
 
@@ -139,7 +117,7 @@ _ENCODER: Final = json.JSONEncoder(
 )
 
 
-def encode(payload: object, where: str = "payload") -> str:
+def encode(payload: object) -> str:
     """The compact JSON text of `payload`, which `parse` reads back equal.
 
     Tuples become lists and keys that are not strings become what `json.dumps` makes of them. Raises `PayloadError`
@@ -148,16 +126,15 @@ def encode(payload: object, where: str = "payload") -> str:
     """
     plain: object = payload
     if type(payload) is not dict and not isinstance(payload, Mapping):
-        raise PayloadError(f"{where}: expected a mapping, not {type(payload).__name__}", where)
+        raise PayloadError(f"payload: expected a mapping, not {type(payload).__name__}", "payload")
     try:
         text = _ENCODER.encode(plain)
         if not text.isascii():
             text.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise _fault(plain, where, 1) or PayloadError(f"{where}: {error}", where) from error
-    if (brackets(text) > MAX_DEPTH and _depth(text) > MAX_DEPTH) or _has_huge_int(text):
-        fault = _fault(plain, where, 1)
-        if fault is not None:
+        raise next(_faults(plain, "payload"), PayloadError(f"payload: {error}", "payload")) from error
+    if _too_deep(text) or _has_huge_int(text):
+        for fault in _faults(plain, "payload"):
             raise fault
     return text
 
@@ -179,10 +156,9 @@ def encode_many(payloads: Sequence[Mapping[str, object]]) -> list[str] | None:
             joined.encode()
     except (TypeError, ValueError, RecursionError):
         return None
-    if brackets(joined) - len(payloads) >= MAX_DEPTH or _has_huge_int(joined):
-        return None
     texts = joined.split(SEPARATOR)
-    return texts if len(texts) == len(payloads) else None
+    doubtful = brackets(joined) - len(payloads) >= MAX_DEPTH or _has_huge_int(joined) or len(texts) != len(payloads)
+    return None if doubtful else texts
 
 
 def parse_many(joined: str, count: int) -> list[JsonValue]:
@@ -195,12 +171,13 @@ def parse_many(joined: str, count: int) -> list[JsonValue]:
         values = _decode_shallow(f"[{joined}]")
     except (ValueError, RecursionError):
         values = None
+    texts = joined.split(SEPARATOR)
     if isinstance(values, list) and len(values) == 2 * count - 1 and values[1::2] == [SENTINEL] * (count - 1):
         del values[1::2]
         spare = brackets(joined) - sum(isinstance(value, dict | list) for value in values)
-        if spare < MAX_DEPTH or all(brackets(text) <= MAX_DEPTH for text in joined.split(SEPARATOR)):
+        if spare < MAX_DEPTH or all(brackets(text) <= MAX_DEPTH for text in texts):
             return values
-    return [parse_or_none(text) for text in joined.split(SEPARATOR)] if count else []
+    return list(map(parse_or_none, texts))
 
 
 def check_text(name: str, value: object) -> str:
@@ -209,49 +186,46 @@ def check_text(name: str, value: object) -> str:
         return value
     if not isinstance(value, str):
         raise PayloadError(f"{name}: expected a string, not {type(value).__name__}", name)
-    fault = _text_fault(value, name)
-    if fault is not None:
+    for fault in _faults(value, name):
         raise fault
     return str.__str__(value)  # members of a `StrEnum` become plain strings
 
 
-def _text_fault(value: str, where: str) -> PayloadError | None:
+def _is_finite(value: float) -> bool:
     try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        return PayloadError(f"{where}: lone surrogate at index {error.start}", where)
-    return None
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
-def _fault(value: object, where: str, depth: int) -> PayloadError | None:
-    """The first thing in `value` that `encode` must refuse. Walks slowly; only a refused payload pays for it."""
+def _faults(value: object, where: str, depth: int = 1) -> Iterator[PayloadError]:
+    """What `encode` must refuse in `value`, which is at `where`. Walks slowly; only a refused payload pays for it."""
     match value:
-        case None | bool():
-            return None
         case str():
-            return _text_fault(value, where)
-        case int():
-            return None if _in_double_range(value) else PayloadError(f"{where}: integer out of range", where)
-        case float():
-            return None if math.isfinite(value) else PayloadError(f"{where}: {value} is not JSON", where)
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                yield PayloadError(f"{where}: lone surrogate at index {error.start}", where)
+        case int() if not _is_finite(value):
+            yield PayloadError(f"{where}: integer out of range", where)
+        case float() if not _is_finite(value):
+            yield PayloadError(f"{where}: {value} is not JSON", where)
+        case None | int() | float():
+            pass
         case Mapping() | list() | tuple() if depth > MAX_DEPTH:
-            return PayloadError(f"{where[:120]}…: circular, or more than {MAX_DEPTH} containers deep", where)
+            yield PayloadError(f"{where[:120]}…: circular, or more than {MAX_DEPTH} containers deep", where)
         case Mapping():
             for key, item in cast("Mapping[object, object]", value).items():
-                if type(key) is int and not _in_double_range(key):  # its digits may be too many to print
-                    return PayloadError(f"{where}: a key out of range", where)
+                if type(key) is int and not _is_finite(key):  # its digits may be too many to print
+                    yield PayloadError(f"{where}: a key out of range", where)
+                    continue
                 place = f"{where}.{key}" if isinstance(key, str) and key.isidentifier() else f"{where}[{key!r}]"
-                if not isinstance(key, (str, int, float, NoneType)):
-                    return PayloadError(f"{place}: a key must be a string, not {type(key).__name__}", place)
-                fault = _fault(key, place, depth) or _fault(item, place, depth + 1)
-                if fault is not None:
-                    return fault
-            return None
+                if not isinstance(key, str | int | float | None):
+                    yield PayloadError(f"{place}: a key must be a string, not {type(key).__name__}", place)
+                yield from _faults(key, place, depth)
+                yield from _faults(item, place, depth + 1)
         case list() | tuple():
             for index, item in enumerate(cast("list[object] | tuple[object, ...]", value)):
-                fault = _fault(item, f"{where}[{index}]", depth + 1)
-                if fault is not None:
-                    return fault
-            return None
+                yield from _faults(item, f"{where}[{index}]", depth + 1)
         case _:
-            return PayloadError(f"{where}: {type(value).__name__} has no JSON form", where)
+            yield PayloadError(f"{where}: {type(value).__name__} has no JSON form", where)

@@ -9,8 +9,8 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import Final, TypeVar
 
 from ._connection import open_for_reading, translated
 from ._errors import ForkedError, LogClosedError, LogNotFoundError, OrchEventsError, ReadError
@@ -19,6 +19,8 @@ from ._lifetime import register
 from ._rows import MAX_ID, PAGE_ROWS, Page, Selection, read_last_id, read_page, read_task_status
 from ._schema import prepare_reading
 from ._wakeup import TICK, watching
+
+T = TypeVar("T")
 
 _SPARE: Final = 4
 """Connections kept open for the next query; each costs two file descriptors and opening one 0.2 ms."""
@@ -35,58 +37,59 @@ class ReadPool:
         self._refusal: OrchEventsError | None = None
         register(self)
 
-    def _open(self) -> sqlite3.Connection:
-        connection = open_for_reading(self.path, self._busy_timeout)
-        try:
-            with translated(ReadError, self.path, "cannot read"):
-                prepare_reading(connection, self.path)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
     @contextlib.contextmanager
     def lend(self) -> Generator[sqlite3.Connection, None, None]:
-        """A connection for the body's use alone."""
+        """A connection for the body's use alone; one that met an error is not used again."""
         if self._refusal is not None:
             raise type(self._refusal)(str(self._refusal))
-        try:
-            connection = self._spare.pop()
-        except IndexError:
-            connection = self._open()
-        try:
-            with translated(ReadError, self.path, "cannot read"):
+        with translated(ReadError, self.path, "cannot read"):
+            try:
+                connection, new = self._spare.pop(), False
+            except IndexError:
+                connection, new = open_for_reading(self.path, self._busy_timeout), True
+            try:
+                if new:
+                    prepare_reading(connection, self.path)
                 yield connection
-        except BaseException:
-            connection.close()
-            raise
+            except BaseException:
+                connection.close()
+                raise
         if len(self._spare) < _SPARE and self._refusal is None:
             self._spare.append(connection)
         else:
             connection.close()
-
-    def close(self) -> None:
-        """Close what is not lent; what is lent will be closed when it comes back. Idempotent."""
-        if isinstance(self._refusal, ForkedError):
-            raise self._refusal
-        self._refusal = LogClosedError(f"{self.path}: this log is closed")
-        while self._spare:
-            self._spare.pop().close()
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called, or never will be because of a fork."""
         return self._refusal is not None
 
+    def close(self) -> None:
+        """Close what is not lent; what is lent will be closed when it comes back. Idempotent."""
+        if isinstance(self._refusal, ForkedError):
+            raise ForkedError(str(self._refusal))
+        self._refusal = LogClosedError(f"{self.path}: this log is closed")
+        while self._spare:
+            self._spare.pop().close()
+
+    exiting = close
+
     def forked(self) -> list[sqlite3.Connection]:
         self._refusal = ForkedError(f"{self.path}: this log was opened before a fork; open a new one in the child")
         return self._spare
 
-    def exiting(self) -> None:
-        self.close()
+    def exists(self) -> bool:
+        """Whether there is a log to read; raises `LogNotFoundError` unless a missing one was asked to be waited for."""
+        try:
+            with self.lend():
+                return True
+        except LogNotFoundError:
+            if self._must_exist:
+                raise
+            return False
 
     def pages(self, selection: Selection, after_id: int, limit: int | None = None) -> Iterator[Page]:
-        """Everything selected that is in the log now, by pages."""
+        """Everything selected that is in the log now."""
         rows, up_to = PAGE_ROWS, MAX_ID
         while limit is None or limit > 0:
             with self.lend() as connection:
@@ -103,15 +106,22 @@ class ReadPool:
             if not full:
                 return
 
+    def _has_ended(self, selection: Selection) -> bool:
+        if selection.task_id is None:
+            raise ValueError("until_finished needs a task_id")
+        with self.lend() as connection:
+            return read_task_status(connection, selection.task_id) in TERMINAL_EVENT_TYPES
+
     def follow(
         self,
         selection: Selection,
+        decode: Callable[[Page], list[T]],
         after_id: int,
         stop: threading.Event | None,
         timeout: float | None,
         until_finished: bool,
-    ) -> Iterator[Page]:
-        """Everything selected that is in the log now, then whatever is committed, by pages."""
+    ) -> Iterator[T]:
+        """Everything selected that is in the log now, then whatever is committed."""
         woken = threading.Event()
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.exists():
@@ -123,9 +133,9 @@ class ReadPool:
                 # Cleared and asked before reading: whatever comes during it rings again, and what came before the
                 # task's end is read.
                 woken.clear()
-                last = until_finished and self.is_finished(selection.task_id)
+                last = until_finished and self._has_ended(selection)
                 for page in self.pages(selection, after_id):
-                    yield page
+                    yield from decode(page)
                     after_id = page.ids[-1]
                     deadline = None if timeout is None else time.monotonic() + timeout
                 watcher.check()
@@ -135,8 +145,13 @@ class ReadPool:
                     return
 
     async def follow_async(
-        self, selection: Selection, after_id: int, timeout: float | None, until_finished: bool
-    ) -> AsyncIterator[Page]:
+        self,
+        selection: Selection,
+        decode: Callable[[Page], list[T]],
+        after_id: int,
+        timeout: float | None,
+        until_finished: bool,
+    ) -> AsyncIterator[T]:
         """`follow` for coroutines: reads in threads, waits without one."""
         import asyncio
 
@@ -154,10 +169,11 @@ class ReadPool:
         with watching(self.path, bell) as watcher:
             while True:
                 woken.clear()
-                last = until_finished and await asyncio.to_thread(self.is_finished, selection.task_id)
+                last = until_finished and await asyncio.to_thread(self._has_ended, selection)
                 pages = self.pages(selection, after_id)
                 while page := await asyncio.to_thread(next, pages, None):
-                    yield page
+                    for event in decode(page) if len(page.ids) < 100 else await asyncio.to_thread(decode, page):
+                        yield event
                     after_id = page.ids[-1]
                     deadline = None if timeout is None else loop.time() + timeout
                 watcher.check()
@@ -168,20 +184,3 @@ class ReadPool:
                         await woken.wait()
                 except TimeoutError:
                     return
-
-    def exists(self) -> bool:
-        """Whether there is a log to read; raises `LogNotFoundError` unless a missing one was asked to be waited for."""
-        try:
-            with self.lend():
-                return True
-        except LogNotFoundError:
-            if self._must_exist:
-                raise
-            return False
-
-    def is_finished(self, task_id: str | None) -> bool:
-        """Whether the task's newest status event is a terminal one."""
-        if task_id is None:
-            raise ValueError("until_finished needs a task_id")
-        with self.lend() as connection:
-            return read_task_status(connection, task_id) in TERMINAL_EVENT_TYPES

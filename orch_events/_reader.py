@@ -20,7 +20,7 @@ BUSY_TIMEOUT: Final = 10.0
 
 
 class Queries:
-    """What logs open for writing and for reading have in common: the questions they answer, and closing. Not public.
+    """What logs open for writing and for reading have in common: the questions they answer, and closing.
 
     Every method may be called from any thread, and from several at once; the ``…_async`` twins run the same query in a
     thread. All raise `ReadError` when the file cannot be read, `LogClosedError` after `close`, `ForkedError` in the
@@ -37,8 +37,8 @@ class Queries:
 
         An unknown task has none. A payload that is not JSON leaves its fields ``None``; it never raises.
         """
-        selection = Selection(task_id=task_id, steps_only=True)
-        return [event for page in self._pool.pages(selection, after_id) for event in page_step_events(page)]
+        pages = self._pool.pages(Selection(task_id, steps_only=True), after_id)
+        return [event for page in pages for event in page_step_events(page)]
 
     async def query_step_events_async(self, task_id: str, *, after_id: int = 0) -> list[StepEvent]:
         """`query_step_events`, without blocking the event loop."""
@@ -62,12 +62,8 @@ class Queries:
         return await asyncio.to_thread(self.query_latest_step_log_paths, task_id)
 
     def query_events(
-        self,
-        task_id: str | None = None,
-        *,
-        event_type_prefix: str | None = None,
-        after_id: int = 0,
-        limit: int | None = None,
+        self, task_id: str | None = None, *,
+        event_type_prefix: str | None = None, after_id: int = 0, limit: int | None = None,
     ) -> Iterator[Event]:
         """The events of a task, or of all, with an id above `after_id`, in id order; at most `limit` of them.
 
@@ -78,12 +74,8 @@ class Queries:
             yield from page_events(page)
 
     async def query_events_async(
-        self,
-        task_id: str | None = None,
-        *,
-        event_type_prefix: str | None = None,
-        after_id: int = 0,
-        limit: int | None = None,
+        self, task_id: str | None = None, *,
+        event_type_prefix: str | None = None, after_id: int = 0, limit: int | None = None,
     ) -> AsyncIterator[Event]:
         """`query_events` as an async iterator: each page is read in a thread."""
         import asyncio
@@ -94,13 +86,8 @@ class Queries:
                 yield event
 
     def follow_step_events(
-        self,
-        task_id: str,
-        *,
-        after_id: int = 0,
-        stop: threading.Event | None = None,
-        timeout: float | None = None,
-        until_finished: bool = False,
+        self, task_id: str, *, after_id: int = 0,
+        stop: threading.Event | None = None, timeout: float | None = None, until_finished: bool = False,
     ) -> Iterator[StepEvent]:
         """The task's step events so far, then each as it is committed, by this process or any other.
 
@@ -109,44 +96,29 @@ class Queries:
         recorded up to the task's end (completed, failed or cancelled, and not started again). Raises `ReadError` when
         the file is deleted or replaced. An iterator left waiting holds no lock, snapshot or statement.
         """
-        selection = Selection(task_id=task_id, steps_only=True)
-        for page in self._pool.follow(selection, after_id, stop, timeout, until_finished):
-            yield from page_step_events(page)
+        selection = Selection(task_id, steps_only=True)
+        return self._pool.follow(selection, page_step_events, after_id, stop, timeout, until_finished)
 
-    async def follow_step_events_async(
+    def follow_step_events_async(
         self, task_id: str, *, after_id: int = 0, timeout: float | None = None, until_finished: bool = False
     ) -> AsyncIterator[StepEvent]:
-        """`follow_step_events` for coroutines; cancel the task, or leave the loop, to end it. Waiting holds no thread."""
-        selection = Selection(task_id=task_id, steps_only=True)
-        async for page in self._pool.follow_async(selection, after_id, timeout, until_finished):
-            for event in page_step_events(page):
-                yield event
+        """`follow_step_events` for coroutines: to end it, cancel the task or leave the loop. Waiting holds no thread."""
+        selection = Selection(task_id, steps_only=True)
+        return self._pool.follow_async(selection, page_step_events, after_id, timeout, until_finished)
 
     def follow_events(
-        self,
-        task_id: str | None = None,
-        *,
-        after_id: int = 0,
-        stop: threading.Event | None = None,
-        timeout: float | None = None,
-        until_finished: bool = False,
+        self, task_id: str | None = None, *, after_id: int = 0,
+        stop: threading.Event | None = None, timeout: float | None = None, until_finished: bool = False,
     ) -> Iterator[Event]:
         """As `follow_step_events`, for every event of one task or of all (`until_finished` needs a task)."""
-        for page in self._pool.follow(Selection(task_id), after_id, stop, timeout, until_finished):
-            yield from page_events(page)
+        return self._pool.follow(Selection(task_id), page_events, after_id, stop, timeout, until_finished)
 
-    async def follow_events_async(
-        self,
-        task_id: str | None = None,
-        *,
-        after_id: int = 0,
-        timeout: float | None = None,
-        until_finished: bool = False,
+    def follow_events_async(
+        self, task_id: str | None = None, *,
+        after_id: int = 0, timeout: float | None = None, until_finished: bool = False,
     ) -> AsyncIterator[Event]:
         """`follow_events` for coroutines; cancel the task, or leave the loop, to end it. Waiting holds no thread."""
-        async for page in self._pool.follow_async(Selection(task_id), after_id, timeout, until_finished):
-            for event in page_events(page):
-                yield event
+        return self._pool.follow_async(Selection(task_id), page_events, after_id, timeout, until_finished)
 
     def close(self) -> None:
         """Commit everything accepted, then close. Later calls of anything but `close` raise `LogClosedError`.

@@ -3,8 +3,23 @@
 
 import math
 from argparse import ArgumentTypeError
+from collections.abc import Callable
+from sqlite3 import Connection
+from typing import TypeVar
 
-__all__ = ["Options", "count", "seconds"]
+from .. import EventReader
+
+__all__ = ["Options", "Reader", "count", "seconds"]
+
+T = TypeVar("T")
+
+
+class Reader(EventReader):
+    """An `EventReader` that also answers the questions only these tools ask."""
+
+    def ask(self, question: Callable[[Connection], T]) -> T:
+        with self._pool.lend() as connection:
+            return question(connection)
 
 
 class Options:

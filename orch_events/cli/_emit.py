@@ -169,7 +169,7 @@ def _event(line: bytes) -> _NewEvent | None:
     if len(line) == _MAX_LINE:
         raise ValueError(f"longer than {_MAX_LINE} bytes")
     try:
-        value = parse(line.decode())
+        value = parse(line.decode(), MAX_DEPTH + 1)  # the event itself is a level
     except JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(value, dict):

@@ -17,7 +17,7 @@ from .. import STEP_EVENT_TYPES, Event, EventReader, JsonObject, JsonValue
 from .._events import TASK_STATUS
 from .._payload import parse
 from .._rows import TaskRow, read_tasks
-from ._arguments import Options, count
+from ._arguments import Options, Reader, count
 from ._render import print_table
 
 __all__ = ["event_row", "events", "tasks"]
@@ -127,8 +127,8 @@ def tasks(parser: ArgumentParser, words: list[str]) -> int:
     """List the tasks, the most recently active last."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(words, _TasksOptions())
-    with EventReader(options.db) as reader, reader._pool.lend() as connection:
-        found = read_tasks(connection)
+    with Reader(options.db) as reader:
+        found = reader.ask(read_tasks)
     if options.json:
         _print_json(_dump(_task(row)) for row in found)
     else:

@@ -6,7 +6,9 @@ bounded by a few blocks for each open file.
 """
 
 import os
+import sys
 from collections.abc import Sequence
+from typing import Self
 
 from .._tail import BLOCK, Tail
 from ._render import printable, printable_lines
@@ -45,9 +47,15 @@ class Outputs:
         """Whose output was shown last, unless lines were mixed."""
         self._last = b""
         """The last byte shown."""
-        self._stdout = open(1, "wb", closefd=False)
+        self._stdout = None if sys.__stdout__ is None else sys.__stdout__.buffer
         self._terminal = (os.device_encoding(1) or "ascii") if os.isatty(1) else None
         """The encoding of the terminal, if it is one."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close(self.open)
 
     def read(self, mixed: bool) -> bool:
         """Show the next block of each file; whether there was any."""
@@ -59,16 +67,15 @@ class Outputs:
         return found
 
     def drain(self, outputs: Sequence[Output], mixed: bool) -> None:
-        """Show all that is in some files whose run has ended."""
+        """Show all that is in some files that are at their end."""
         for output in outputs:
             for data in output.tail.rest():
                 self._show(output, data, mixed)
             self._show(output, b"", mixed, final=True)
             output.done = True
 
-    def close(self, outputs: Sequence[Output], mixed: bool) -> None:
-        """Show the rest of some files, and be done with them."""
-        self.drain(outputs, mixed)
+    def close(self, outputs: Sequence[Output]) -> None:
+        """Be done with some files, whatever may be in them."""
         for output in outputs:
             output.tail.close()
         self.open = [output for output in self.open if output not in outputs]
@@ -92,5 +99,6 @@ class Outputs:
         elif self.marked and (output is not self._latest or output.tail.restarts != output.restarts):
             data = line_end + (b"\n" if self._last else b"") + output.marker + data
         self._latest, output.restarts, self._last = None if mixed else output, output.tail.restarts, data[-1:]
-        self._stdout.write(data)
-        self._stdout.flush()
+        if self._stdout is not None:
+            self._stdout.write(data)
+            self._stdout.flush()
