@@ -7,11 +7,11 @@ An append waiting for its ack holds no thread: the writer delivers all the acks 
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import cast
 
-from ._entry import Entry
+from ._entry import Entry, Loop
 from ._rows import NewRow
 from ._writer import Writer
-
 
 
 class _Awaited(Entry):
@@ -20,7 +20,7 @@ class _Awaited(Entry):
     __slots__ = ("waiter", "writer")
 
     def __init__(self, writer: Writer, rows: Sequence[NewRow], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(rows, _tell, loop)
+        super().__init__(rows, _tell, cast("Loop", loop))  # which it is, but ty does not see it
         self.writer = writer
         self.waiter: asyncio.Future[int] = loop.create_future()
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""How a database file is opened, waited for, and how SQLite's errors become ours.
+"""How a database file is opened, waited for, and how SQLite's errors become ours. Connections are made here alone.
 
-Connections are made here and nowhere else. The file itself, its ``-wal`` and its ``-shm`` are never opened by us:
-closing any other descriptor of the same file would drop SQLite's locks for the whole process
-(https://sqlite.org/howtocorrupt.html, section 2.2.1).
+We never open the file itself, its ``-wal`` or its ``-shm``: closing any other descriptor of the same file would drop
+SQLite's locks for the whole process (https://sqlite.org/howtocorrupt.html, section 2.2.1).
 """
 
 import contextlib
@@ -15,10 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator
+from operator import methodcaller
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar, cast
 
-from ._errors import LogNotFoundError, ReadError, SchemaError, WriteError
+from ._errors import LogNotFoundError, OrchEventsError, ReadError, SchemaError, WriteError
 
 T = TypeVar("T")
 Durability: TypeAlias = Literal["full", "normal"]
@@ -27,16 +27,12 @@ Row: TypeAlias = tuple[Cell, ...]
 
 # `synchronous`, and after how many pages of ``-wal`` SQLite checkpoints. Syncing a file that grows costs more than
 # syncing one that is written over, so where every commit syncs, an early checkpoint pays: 250 pages (1 MB) made acks
-# 1.25 times as fast as SQLite's default of 1,000 in a new log, and no slower in an old one. Where only checkpoints
-# sync, they should be rare.
+# 1.25 times as fast as SQLite's 1,000 in a new log, no slower in an old one. Where only checkpoints sync, rarely pays.
 DURABILITY: Final = {"full": ("FULL", 250), "normal": ("NORMAL", 1000)}
-
+# To how many bytes a checkpoint cuts the ``-wal`` file down, should a long reader have let it grow.
 WAL_LIMIT: Final = 8 << 20
-"""After a checkpoint the ``-wal`` file is cut down to this many bytes, should a long reader have let it grow."""
-
+# Longest text one step of a query may build, so that reading stays in bounded memory whatever the payloads' size.
 PAGE_BYTES: Final = 8 << 20
-"""Longest text one step of a query may build, so that reading stays in bounded memory whatever the payloads' size."""
-
 # What may pass by itself: another connection holds the lock, recovers the log, or races us for shared memory.
 _TRANSIENT: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 
@@ -50,9 +46,7 @@ def is_transient(error: BaseException) -> bool:
     return primary_code(error) in _TRANSIENT
 
 
-def translate(
-    kind: type[ReadError] | type[WriteError], path: str, what: str, error: BaseException
-) -> ReadError | WriteError | SchemaError:
+def translate(kind: type[ReadError | WriteError], path: str, what: str, error: BaseException) -> OrchEventsError:
     """`error` as an error of ours, with its cause."""
     name = cast("str", getattr(error, "sqlite_errorname", ""))
     foreign = primary_code(error) == sqlite3.SQLITE_NOTADB
@@ -62,7 +56,7 @@ def translate(
 
 
 @contextlib.contextmanager
-def translated(kind: type[ReadError] | type[WriteError], path: str, what: str) -> Generator[None, None, None]:
+def translated(kind: type[ReadError | WriteError], path: str, what: str) -> Generator[None, None, None]:
     """Raise a `sqlite3.Error` of the body as an error of ours."""
     try:
         yield
@@ -73,8 +67,8 @@ def translated(kind: type[ReadError] | type[WriteError], path: str, what: str) -
 def retry_transient(attempt: Callable[[], T], deadline: float) -> T:
     """Call `attempt` until it meets no lock or `deadline` (of `time.monotonic`) has passed.
 
-    SQLite's own busy handler waits inside one statement; this covers what it does not: ``journal_mode=WAL`` ignores it
-    (8 processes opening a fresh file failed in 10 of 40 rounds, with this in 0 of 60), and so does a recovery.
+    This covers what SQLite's own busy handler does not: ``journal_mode=WAL`` ignores it (8 processes opening a fresh
+    file failed in 10 of 40 rounds, with this in 0 of 60), and so does a recovery.
     """
     pause = 0.001
     while True:
@@ -88,17 +82,11 @@ def retry_transient(attempt: Callable[[], T], deadline: float) -> T:
 
 
 def checked_path(path: str | os.PathLike[str]) -> str:
-    """`path` as absolute text, refused when it names no file: an event log is one file on disk."""
+    """`path` made absolute, so that a later `chdir` does not matter; refused when it names no file on disk."""
     text = os.fspath(path)
     if not text or text == ":memory:" or "\0" in text:
         raise LogNotFoundError(errno.EINVAL, "an event log is a file; this names none", text)
-    return os.path.abspath(text)  # a later `chdir` must not matter
-
-
-def _decode(raw: bytes) -> str:
-    # Invalid UTF-8 becomes lone surrogates, which `_payload.parse` refuses: such a payload has no fields, and the
-    # row's other columns survive.
-    return raw.decode("utf-8", "surrogateescape")
+    return os.path.abspath(text)
 
 
 def _connect(path: str, mode: Literal["ro", "rwc"], busy_timeout: float) -> sqlite3.Connection:
@@ -106,18 +94,19 @@ def _connect(path: str, mode: Literal["ro", "rwc"], busy_timeout: float) -> sqli
     # rows (https://github.com/python/cpython/issues/118172). `timeout` is in force before the first statement.
     uri = f"{Path(path).as_uri()}?mode={mode}"
     connection = sqlite3.connect(uri, timeout=busy_timeout, isolation_level=None, check_same_thread=False, uri=True)
-    connection.text_factory = _decode
+    # Invalid UTF-8 becomes lone surrogates, which `_payload.parse` refuses: the row's other columns survive.
+    connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
     return connection
 
 
 def _create_private(path: str) -> None:
     """Create an empty database file that only its owner can read, without ever opening `path`.
 
-    SQLite creates files readable by all and gives ``-wal`` and ``-shm`` the database's own permissions. Linking a
-    private temporary file into place is atomic; where the file system has no links, SQLite's default stands.
+    SQLite would make it readable by all, and gives ``-wal`` and ``-shm`` its permissions. Linking a temporary file into
+    place is atomic; where the file system has no links, SQLite's default stands.
     """
     with contextlib.suppress(OSError):
-        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".orch_events-")
+        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".orch_events-")
         os.close(descriptor)
         try:
             os.link(temporary, path)
@@ -126,27 +115,29 @@ def _create_private(path: str) -> None:
 
 
 def open_for_writing(path: str, durability: Durability, busy_timeout: float) -> sqlite3.Connection:
-    """A connection that autocommits and waits `busy_timeout` seconds for locks. Creates the file, writes nothing yet."""
+    """A connection that autocommits and waits `busy_timeout` seconds for locks. Creates the file, as yet empty."""
     try:
-        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise WriteError(f"{path}: not a regular file", path)
+        if not os.access(path, os.W_OK):
+            raise WriteError(f"{path}: the file is read-only; EventReader can read it", path, "SQLITE_READONLY")
     except FileNotFoundError:
-        if not os.path.isdir(os.path.dirname(path) or "."):
+        if not os.path.isdir(os.path.dirname(path)):
             raise LogNotFoundError(errno.ENOENT, "no directory to create the log in", path) from None
         if sys.platform != "win32":
             _create_private(path)
     except OSError as error:
         raise WriteError(f"{path}: cannot open: {error.strerror}", path) from error
-    else:
-        if not stat.S_ISREG(mode):
-            raise WriteError(f"{path}: not a regular file", path)
-        if not os.access(path, os.W_OK):
-            raise WriteError(f"{path}: the file is read-only; EventReader can read it", path, "SQLITE_READONLY")
     with translated(WriteError, path, "cannot open"):
         connection = _connect(path, "rwc", busy_timeout)
         synchronous, checkpoint = DURABILITY[durability]
-        connection.execute(f"PRAGMA synchronous={synchronous}")
-        connection.execute(f"PRAGMA wal_autocheckpoint={checkpoint}")
-        connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}")
+        try:
+            connection.execute(f"PRAGMA synchronous={synchronous}")
+            connection.execute(f"PRAGMA wal_autocheckpoint={checkpoint}")
+            connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}")
+        except BaseException:
+            connection.close()
+            raise
     return connection
 
 
@@ -154,15 +145,13 @@ def enter_wal_mode(connection: sqlite3.Connection, path: str, busy_timeout: floa
     """Make sure the database has a write-ahead log. Writes to the file if it had none."""
 
     def attempt() -> Cell:
-        mode = scalar(connection, "PRAGMA journal_mode")
-        if mode != "wal":  # asked first, because setting it takes a lock
-            # Heeded only while the file is empty. Lets space be given back later without rewriting the file.
-            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            mode = scalar(connection, "PRAGMA journal_mode=WAL")
-        return mode
+        if (mode := scalar(connection, "PRAGMA journal_mode")) == "wal":  # asked first, because setting it takes a lock
+            return mode
+        # Heeded only while the file is empty. Lets space be given back later without rewriting the file.
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        return scalar(connection, "PRAGMA journal_mode=WAL")
 
-    mode = retry_transient(attempt, time.monotonic() + busy_timeout)
-    if mode != "wal":
+    if (mode := retry_transient(attempt, time.monotonic() + busy_timeout)) != "wal":
         raise WriteError(f"{path}: this file system cannot hold a write-ahead log (journal mode stays {mode!r})", path)
 
 
@@ -182,11 +171,11 @@ def fetch_all(connection: sqlite3.Connection, sql: str, parameters: Row = ()) ->
     return cast("list[Row]", connection.execute(sql, parameters).fetchall())
 
 
-def data_version(connection: sqlite3.Connection) -> Cell:
-    """A number that moves when any other connection commits."""
-    return scalar(connection, "PRAGMA data_version")
-
-
 def scalar(connection: sqlite3.Connection, sql: str, parameters: Row = ()) -> Cell:
     row = cast("Row | None", connection.execute(sql, parameters).fetchone())
     return None if row is None else row[0]
+
+
+def data_version(connection: sqlite3.Connection) -> Cell:
+    """A number that moves when any other connection commits."""
+    return scalar(connection, "PRAGMA data_version")

@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Every error a caller can meet, and nothing else.
+"""Every error a caller can meet, and nothing else; imports nothing from the package.
 
 One base, `OrchEventsError`, so that one ``except`` catches all; each class also derives from the built-in exception a
-caller would expect. What went wrong is in the type, the details are attributes, and a `sqlite3` error is the
-``__cause__``. This module imports nothing from the package.
+caller would expect. What went wrong is in the type, the details are attributes, a `sqlite3` error is the ``__cause__``.
 """
 
 
 class OrchEventsError(Exception):
-    """Base of every error this package raises on purpose.
-
-    Raised itself only when a sink calls back into the log that is telling it of an event.
-    """
+    """Base of every error raised on purpose. Itself only when a sink calls back into the log that is telling it."""
 
 
 class PayloadError(OrchEventsError, ValueError):
@@ -41,17 +37,11 @@ class ForkedError(OrchEventsError):
 
 
 class LogNotFoundError(OrchEventsError, FileNotFoundError):
-    """There is no file at the path (or no directory to create it in, or the path names no file at all).
-
-    `filename` holds the path, as in every `FileNotFoundError`.
-    """
+    """There is no file at the path, no directory to create it in, or the path, `filename`, names no file at all."""
 
 
 class SchemaError(OrchEventsError):
-    """The file is not an event log this version can use: another program's, or written by a newer version.
-
-    Nothing was changed in it.
-    """
+    """The file, left as it is, is no log this version can use: another program's, or written by a newer version."""
 
 
 class _DatabaseError(OrchEventsError):
@@ -64,11 +54,8 @@ class _DatabaseError(OrchEventsError):
 
 
 class WriteError(_DatabaseError):
-    """Opening for writing or committing failed; the event is not in the log.
-
-    `path` is the file, `sqlite_errorname` SQLite's name of the error (``SQLITE_BUSY``, ``SQLITE_FULL``, …).
-    """
+    """Opening `path` for writing or committing to it failed; the event is not in the log."""
 
 
 class ReadError(_DatabaseError):
-    """Opening for reading or reading failed. `path` and `sqlite_errorname` as in `WriteError`."""
+    """Opening `path` for reading or reading it failed."""

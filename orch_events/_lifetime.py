@@ -7,6 +7,7 @@ Whatever holds a connection registers here, weakly, when it opens it. Nothing el
 import atexit
 import os
 import sqlite3
+import sys
 from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakSet
@@ -30,10 +31,10 @@ register = _HOLDERS.add
 def _forked() -> None:
     inherited = [connection for holder in list(_HOLDERS) for connection in holder.forked()]
     _HOLDERS.clear()
+    # Never to be closed, not even at the child's end: with what it remembers of the parent's locks, SQLite would take
+    # itself for the last user and delete the ``-wal`` file under those who came since. Nothing short of a reference
+    # that nobody owns survives the end of an interpreter.
     if inherited:
-        # Never to be closed, not even at the child's end: with what it remembers of the parent's locks, SQLite would
-        # take itself for the last user and delete the ``-wal`` file under those who came since. Nothing short of a
-        # reference that nobody owns survives the end of an interpreter.
         import ctypes
 
         keep: Callable[[object], None] = ctypes.pythonapi.Py_IncRef
@@ -48,5 +49,5 @@ def _exiting() -> None:
 
 # At import, so that the callbacks a program registers later run before ours and may still use their logs.
 atexit.register(_exiting)
-if hasattr(os, "register_at_fork"):
+if sys.platform != "win32":
     os.register_at_fork(after_in_child=_forked)

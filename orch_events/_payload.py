@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
 """JSON text in and out: what a payload may be, and when a stored text counts as JSON.
 
-Everything that decides whether a text or a value is acceptable JSON lives here, and nothing that knows columns, SQLite
-or threads. The reference for reading is serde_json, the parser of the program whose files we share; it is stricter than
-Python's `json` in six ways (see `parse`).
+Whether a text or a value is acceptable JSON is decided here, and nothing here knows columns, SQLite or threads. The
+measure for reading is serde_json, the parser of the program whose files we share; `parse` says how it is stricter.
 """
 
 import json
@@ -19,7 +18,7 @@ JsonValue: TypeAlias = None | bool | int | float | str | list["JsonValue"] | dic
 JsonObject: TypeAlias = dict[str, JsonValue]
 
 MAX_DEPTH: Final = 127
-"""Containers a payload may nest. serde_json's recursion limit refuses the 128th."""
+"""Containers a payload may nest; serde_json refuses the 128th."""
 
 # A string, skipped whole (to the end of the text if it has none), or one bracket.
 _BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|([\[{])|([\]}])', re.DOTALL)
@@ -27,19 +26,13 @@ _BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|([\[{])|([\]}]
 _LONE_SURROGATE: Final = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u([dD][89a-fA-F]..)|.)", re.DOTALL)
 # No JSON number goes on with a digit after a leading zero, so dates inside strings do not match.
 _NEGATIVE_ZERO: Final = re.compile(r"-0(?![0-9.eE])")
-# An integer beyond the double range has 309 digits at least. So many in a row hold 15 of the samples taken at every 20th
-# place; ordinary text practically never does.
-_HUGE, _STRIDE, _LONG_DIGITS = 309, 20, re.compile(r"[0-9]{15}")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+_FIFTEEN_DIGITS: Final = re.compile("[0-9]{15}")
 
 
 def _finite(text: str) -> float:
     value = float(text)
-    if math.isinf(value):
-        raise ValueError("number out of range")
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is out of range")
     return value
 
 
@@ -48,10 +41,10 @@ def _exact_int(text: str) -> int | float:
     return value if text == "-0" else int(text)
 
 
-# `parse_float` and `parse_constant` cost nothing until they fire; `parse_int` costs 0.1 µs for every integer, so only
-# texts that may need it pay for it.
-_FAST: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
-_EXACT: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant, parse_int=_exact_int)
+# `parse_float` and `parse_constant` (NaN, Infinity) cost nothing until they fire; `parse_int` costs 0.1 µs for every
+# integer, so only texts that may need it pay for it.
+_FAST: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
+_EXACT: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_finite, parse_int=_exact_int)
 
 
 def brackets(text: str) -> int:
@@ -70,7 +63,9 @@ def _too_deep(text: str, max_depth: int = MAX_DEPTH) -> bool:
 
 
 def _has_huge_int(text: str) -> bool:
-    return len(text) >= _HUGE and _LONG_DIGITS.search(text[::_STRIDE]) is not None
+    # An integer beyond the double range has 309 digits. Of so many in a row, 15 are among the samples taken at every
+    # 20th place; ordinary text practically never has that.
+    return len(text) >= 309 and _FIFTEEN_DIGITS.search(text[::20]) is not None
 
 
 def _decode_shallow(text: str) -> JsonValue:
@@ -87,9 +82,9 @@ def _decode_shallow(text: str) -> JsonValue:
 def parse(text: str, max_depth: int = MAX_DEPTH) -> JsonValue:
     """The JSON value of a stored text; `ValueError` where serde_json would refuse it.
 
-    Refused although `json.loads` takes them: ``NaN`` and ``Infinity``, numbers beyond the double range, lone surrogate
-    escapes in any string or key (also an overwritten duplicate), more than 127 nested containers. Read differently:
-    ``-0`` is the float ``-0.0``. Floats are correctly rounded and integers keep every digit.
+    `json.loads` takes ``NaN`` and ``Infinity``, numbers beyond the double range, lone surrogate escapes in any string
+    or key (also an overwritten duplicate), more than 127 nested containers, and ``-0``, which is a float here, for an
+    integer. Floats are correctly rounded and integers keep every digit.
     """
     if _too_deep(text, max_depth):
         raise ValueError("nested too deep")
@@ -118,11 +113,10 @@ _ENCODER: Final = json.JSONEncoder(
 
 
 def encode(payload: object) -> str:
-    """The compact JSON text of `payload`, which `parse` reads back equal.
+    """The compact JSON text of `payload`, which `parse` reads back equal (tuples as lists, keys as strings).
 
-    Tuples become lists and keys that are not strings become what `json.dumps` makes of them. Raises `PayloadError`
-    naming the key path for anything that would not come back: NaN and infinities, integers beyond the double range,
-    lone surrogates, values without a JSON form, cycles, and more than 127 nested containers.
+    Raises `PayloadError` naming the key path for anything that would not come back: numbers beyond the double
+    range, lone surrogates, values without a JSON form, cycles, and more than 127 nested containers.
     """
     plain: object = payload
     if type(payload) is not dict and not isinstance(payload, Mapping):
@@ -139,8 +133,8 @@ def encode(payload: object) -> str:
     return text
 
 
+# A string that no payload contains by accident or guesses by intent; stands between payloads handled together.
 SENTINEL: Final = f"orch_events {os.urandom(16).hex()}"
-"""A string that no payload contains by accident or guesses by intent; stands between payloads handled together."""
 SEPARATOR: Final = f',"{SENTINEL}",'
 
 
@@ -171,13 +165,12 @@ def parse_many(joined: str, count: int) -> list[JsonValue]:
         values = _decode_shallow(f"[{joined}]")
     except (ValueError, RecursionError):
         values = None
-    texts = joined.split(SEPARATOR)
     if isinstance(values, list) and len(values) == 2 * count - 1 and values[1::2] == [SENTINEL] * (count - 1):
         del values[1::2]
-        spare = brackets(joined) - sum(isinstance(value, dict | list) for value in values)
-        if spare < MAX_DEPTH or all(brackets(text) <= MAX_DEPTH for text in texts):
+        spare = brackets(joined) - sum(isinstance(value, (dict, list)) for value in values)
+        if spare < MAX_DEPTH or all(brackets(text) <= MAX_DEPTH for text in joined.split(SEPARATOR)):
             return values
-    return list(map(parse_or_none, texts))
+    return [parse_or_none(text) for text in joined.split(SEPARATOR)]
 
 
 def check_text(name: str, value: object) -> str:
@@ -220,7 +213,7 @@ def _faults(value: object, where: str, depth: int = 1) -> Iterator[PayloadError]
                     yield PayloadError(f"{where}: a key out of range", where)
                     continue
                 place = f"{where}.{key}" if isinstance(key, str) and key.isidentifier() else f"{where}[{key!r}]"
-                if not isinstance(key, str | int | float | None):
+                if not isinstance(key, (str, int, float, type(None))):
                     yield PayloadError(f"{place}: a key must be a string, not {type(key).__name__}", place)
                 yield from _faults(key, place, depth)
                 yield from _faults(item, place, depth + 1)

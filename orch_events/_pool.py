@@ -69,8 +69,12 @@ class ReadPool:
         if isinstance(self._refusal, ForkedError):
             raise ForkedError(str(self._refusal))
         self._refusal = LogClosedError(f"{self.path}: this log is closed")
-        while self._spare:
-            self._spare.pop().close()
+        self._close_spare()
+
+    def _close_spare(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._spare.pop().close()
 
     exiting = close
 
@@ -122,6 +126,7 @@ class ReadPool:
         until_finished: bool,
     ) -> Iterator[T]:
         """Everything selected that is in the log now, then whatever is committed."""
+        self._close_spare()  # the file may have been replaced since
         woken = threading.Event()
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.exists():
@@ -130,16 +135,16 @@ class ReadPool:
             time.sleep(TICK)
         with watching(self.path, woken.set, stop) as watcher:
             while True:
-                # Cleared and asked before reading: whatever comes during it rings again, and what came before the
-                # task's end is read.
+                # Cleared and asked before reading: whatever comes during it rings again, and what was committed before
+                # the end is read.
                 woken.clear()
-                last = until_finished and self._has_ended(selection)
+                last = (stop is not None and stop.is_set()) or (until_finished and self._has_ended(selection))
                 for page in self.pages(selection, after_id):
                     yield from decode(page)
                     after_id = page.ids[-1]
                     deadline = None if timeout is None else time.monotonic() + timeout
                 watcher.check()
-                if last or (stop is not None and stop.is_set()):
+                if last:
                     return
                 if not woken.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
                     return
@@ -155,6 +160,7 @@ class ReadPool:
         """`follow` for coroutines: reads in threads, waits without one."""
         import asyncio
 
+        self._close_spare()
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
         def bell() -> None:
@@ -171,7 +177,7 @@ class ReadPool:
                 woken.clear()
                 last = until_finished and await asyncio.to_thread(self._has_ended, selection)
                 pages = self.pages(selection, after_id)
-                while page := await asyncio.to_thread(next, pages, None):
+                while page := await asyncio.to_thread(lambda: next(pages, None)):
                     for event in decode(page) if len(page.ids) < 100 else await asyncio.to_thread(decode, page):
                         yield event
                     after_id = page.ids[-1]

@@ -81,7 +81,7 @@ class Queries:
         import asyncio
 
         pages = self._pool.pages(Selection(task_id, event_type_prefix), after_id, limit)
-        while page := await asyncio.to_thread(next, pages, None):
+        while page := await asyncio.to_thread(lambda: next(pages, None)):
             for event in await asyncio.to_thread(page_events, page):
                 yield event
 

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The rows of `events`: encoding and inserting them, selecting and decoding them.
+"""The rows of `events`: encoding and inserting them, selecting and decoding them; every statement that touches rows.
 
-Every statement that touches rows is here. A function takes an open connection, does one thing with it and leaves no
-transaction and no half-read cursor behind; who may use which connection when is decided by `_writer` and `_reader`.
+A function takes an open connection, does one thing with it and leaves no transaction and no half-read cursor behind;
+who may use which connection when is decided by `_writer` and `_pool`.
 """
 
-import contextlib
 import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import chain, islice, repeat
 from typing import Final, NamedTuple, TypeAlias, cast
@@ -25,22 +23,17 @@ NewEvent: TypeAlias = tuple[str, str | None, str, Mapping[str, object]]
 """An event to record: ``(task_id, task_item_id, event_type, payload)``."""
 
 NewRow: TypeAlias = tuple[str, str | None, str, str, str, str | None, str | None, int | None]
-
-
 _COLUMNS: Final = "task_id, task_item_id, event_type, payload_json, created_at, step, step_scope, cycle"
-_WIDTH: Final = 8
-_PADDING: Final[tuple[None, ...]] = (None,) * _WIDTH
+_PLACES: Final = "(?, ?, ?, ?, ?, ?, ?, ?)"
+_PADDING: Final[tuple[None, ...]] = (None,) * 8
 
-_RUN: Final = 512
-"""Events of a batch that are encoded together: 2 ms of work, between which an event loop can breathe."""
+_RUN: Final = 512  # events of a batch encoded together: 2 ms of work, between which an event loop can breathe
 
 CHUNK: Final = 2048
 """Rows of one INSERT statement at most. The GIL is given up once for each statement, so beside a busy thread fewer and
 larger is faster; 2,048 rows of 8 values stay within SQLite's 32,766 parameters."""
 
-
-_second = 0, ""
-"""The second last asked for, and its text: formatting it anew for every event would take 1.4 µs instead of 0.6."""
+_second = 0, ""  # the last one asked for, and its text: to format it for every event would take 1.4 µs instead of 0.6
 
 
 def timestamp() -> str:
@@ -55,10 +48,7 @@ def timestamp() -> str:
 
 
 def new_row(event: NewEvent, created_at: str, text: str | None = None) -> NewRow:
-    """The row of an event about to be recorded; `PayloadError` for anything that would not read back equal.
-
-    `text` is the payload's JSON where it is known already.
-    """
+    """The row of an event, with the payload's JSON if known; `PayloadError` for what would not read back equal."""
     task_id, task_item_id, event_type, payload = event
     return (
         check_text("task_id", task_id),
@@ -74,29 +64,27 @@ def new_rows(events: Iterable[NewEvent]) -> Iterator[list[NewRow]]:
     """The rows of a batch, some at a time, all with one timestamp; a `PayloadError` names the event by its index."""
     now, source, count = timestamp(), iter(events), 0
     while run := list(islice(source, _RUN)):
+        rows: list[NewRow] = []
         try:
             texts = encode_many([payload for _, _, _, payload in run])
         except (TypeError, ValueError):  # not tuples of four
             texts = None
-        rows: list[NewRow] = []
-        for event, text in zip(run, texts or repeat(None)):
-            try:
+        try:
+            for event, text in zip(run, texts or repeat(None)):
                 rows.append(new_row(event, now, text))
-            except PayloadError as error:
-                place = f"events[{count + len(rows)}]."
-                raise PayloadError(f"{place}{error}", f"{place}{error.key_path}") from error.__cause__
-            except (TypeError, ValueError) as error:
-                place = f"events[{count + len(rows)}]"
-                raise PayloadError(f"{place}: not (task_id, task_item_id, event_type, payload)", place) from error
+        except (TypeError, ValueError) as error:
+            place = f"events[{count + len(rows)}]"
+            if isinstance(error, PayloadError):
+                raise PayloadError(f"{place}.{error}", f"{place}.{error.key_path}") from error.__cause__
+            raise PayloadError(f"{place}: not (task_id, task_item_id, event_type, payload)", place) from error
         yield rows
         count += len(rows)
 
 
 def _insert_statement(count: int) -> str:
-    values = ",".join([f"({','.join('?' * _WIDTH)})"] * count)
-    if count == 1:
-        return f"INSERT INTO events({_COLUMNS}) VALUES {values}"
-    return f"INSERT INTO events({_COLUMNS}) SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"
+    values = ", ".join([_PLACES] * count)
+    source = f"VALUES {values}" if count == 1 else f"SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"
+    return f"INSERT INTO events({_COLUMNS}) {source}"
 
 
 # Padded with NULL rows to a power of two, a batch of any size needs one of these twelve, and SQLite's statement cache
@@ -118,20 +106,11 @@ def insert_rows(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> int:
     """
     if connection.in_transaction:  # a KeyboardInterrupt kept the one before from rolling back
         connection.execute("ROLLBACK")
-    try:
-        if len(rows) <= CHUNK:
-            return _insert_chunk(connection, rows)
-        last = 0
+    if len(rows) <= CHUNK:
+        return _insert_chunk(connection, rows)
+    with connection:  # commits, or rolls back
         connection.execute("BEGIN IMMEDIATE")
-        for start in range(0, len(rows), CHUNK):
-            last = _insert_chunk(connection, rows[start : start + CHUNK])
-        connection.execute("COMMIT")
-        return last
-    except BaseException:
-        if connection.in_transaction:  # after a full disk SQLite has rolled back already
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-        raise
+        return [_insert_chunk(connection, rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)][-1]
 
 
 def insert_one(connection: sqlite3.Connection, row: NewRow) -> int:
@@ -139,13 +118,11 @@ def insert_one(connection: sqlite3.Connection, row: NewRow) -> int:
     return connection.execute(_INSERT[1], row).lastrowid or 0
 
 
-
 # With a `+` so that no index of a host application on the type is chosen: id order comes from ours.
 _STEPS_ONLY: Final = f" AND +event_type IN ({sql_list(sorted(STEP_EVENT_TYPES))})"
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """Which events a query wants, apart from where it starts."""
 
     task_id: str | None = None
@@ -154,16 +131,14 @@ class Selection:
 
     def where(self) -> tuple[str, Row]:
         """Conditions to add to those on the id, with their parameters."""
-        where, parameters = "", list[Cell]()
+        where, parameters = _STEPS_ONLY if self.steps_only else "", list[Cell]()
         if self.task_id is not None:
             where += " AND task_id = ?"
             parameters.append(self.task_id)
-        if self.event_type_prefix is not None:  # not LIKE, to which `_` and `%` are wildcards; bytes, for the sake of NUL
-            prefix = self.event_type_prefix.encode("utf-8", "surrogateescape")
+        if self.event_type_prefix is not None:  # not LIKE, where `_` and `%` are wildcards; bytes, for the sake of NUL
             where += " AND substr(CAST(event_type AS BLOB), 1, ?) = ?"
+            prefix = self.event_type_prefix.encode("utf-8", "surrogateescape")
             parameters += [len(prefix), prefix]
-        if self.steps_only:
-            where += _STEPS_ONLY
         return where, tuple(parameters)
 
 
@@ -190,34 +165,27 @@ class Page(NamedTuple):
 
 
 # What is not text in a foreign or damaged file is read as its text, and a NULL that must not be one as "".
-_FIELDS: Final = {
-    "id": "id",
-    "task_id": "coalesce(CAST(task_id AS TEXT), '')",
-    "task_item_id": "CAST(task_item_id AS TEXT)",
-    "event_type": "coalesce(CAST(event_type AS TEXT), '')",
-    "created_at": "coalesce(CAST(created_at AS TEXT), '')",
-    "step": "CAST(step AS TEXT)",
-    "step_scope": "CAST(step_scope AS TEXT)",
-    "payload_json": "coalesce(CAST(payload_json AS TEXT), '')",
-}
-_PAGE: Final = (
-    f"SELECT {', '.join(f'json_group_array({name})' for name in list(_FIELDS)[:-1])}, group_concat(payload_json, ?)"
-    f" FROM (SELECT {', '.join(f'{source} AS {name}' for name, source in _FIELDS.items())} FROM events"
-    " WHERE id > ? AND id <= ?{where} ORDER BY events.id LIMIT ?)"
+_PAGE: Final = """
+SELECT json_group_array(id), json_group_array(task_id), json_group_array(task_item_id), json_group_array(event_type),
+    json_group_array(created_at), json_group_array(step), json_group_array(step_scope), group_concat(payload_json, ?)
+FROM (
+    SELECT id, coalesce(CAST(task_id AS TEXT), '') AS task_id, CAST(task_item_id AS TEXT) AS task_item_id,
+        coalesce(CAST(event_type AS TEXT), '') AS event_type, coalesce(CAST(created_at AS TEXT), '') AS created_at,
+        CAST(step AS TEXT) AS step, CAST(step_scope AS TEXT) AS step_scope,
+        coalesce(CAST(payload_json AS TEXT), '') AS payload_json
+    FROM events WHERE id > ? AND id <= ?{where} ORDER BY events.id LIMIT ?
 )
-_Columns: TypeAlias = tuple[
-    list[int], list[str], list[str | None], list[str], list[str], list[str | None], list[str | None]
-]
+"""
 
 
 def read_page(connection: sqlite3.Connection, selection: Selection, after_id: int, up_to: int, limit: int) -> Page:
     """At most `limit` rows with ``after_id < id <= up_to``, fewer where they would not fit into `PAGE_BYTES`.
 
-    One step of SQLite and one run of the parser: row by row the GIL changes hands at every row, and beside a busy
-    thread 1,500 rows/s are read instead of 40,000.
+    One step of SQLite and one run of the parser. Row by row, the GIL would change hands at each: beside a busy thread
+    1,500 rows/s instead of 40,000.
     """
     where, parameters = selection.where()
-    sql = _PAGE.replace("{where}", where)
+    sql = _PAGE.format(where=where)
     usual = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
     try:
         (row,) = fetch_all(connection, sql, (SEPARATOR, after_id, up_to, *parameters, limit))
@@ -231,15 +199,13 @@ def read_page(connection: sqlite3.Connection, selection: Selection, after_id: in
             return read_page(connection, selection, after_id, up_to, 1)
         finally:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, usual)
-    if not isinstance(row[-1], str):
-        return Page([], [], [], [], [], [], [], "", limit)
     columns = [cast("list[str]", json.loads(str(column))) for column in row[:-1]]
-    return Page(*cast("_Columns", tuple(columns)), row[-1], limit)
+    return Page(*cast("Page", (*columns, row[-1] or "", limit)))
 
 
 def page_events(page: Page) -> list[Event]:
     """The rows of a page as `Event`s."""
-    payloads = page.payloads.split(SEPARATOR) if page.ids else []
+    payloads = page.payloads.split(SEPARATOR)
     columns = (page.ids, page.task_ids, page.task_item_ids, page.event_types, page.created_ats, payloads)
     return list(map(_event, *columns))
 
@@ -261,24 +227,21 @@ def read_last_id(connection: sqlite3.Connection) -> int:
     return last if isinstance(last, int) else 0
 
 
-_LATEST: Final = (
-    f"SELECT CAST(payload_json AS TEXT) FROM events WHERE task_id = ? AND event_type IN ({LOG_PATH_TYPES}) ORDER BY id DESC LIMIT 1"
-)
+def _newest(connection: sqlite3.Connection, column: str, types: str, task_id: str) -> str | None:
+    where = f"task_id = ? AND event_type IN ({types}) ORDER BY id DESC LIMIT 1"
+    text = scalar(connection, f"SELECT CAST({column} AS TEXT) FROM events WHERE {where}", (task_id,))
+    return text if isinstance(text, str) else None
 
 
 def read_latest_log_paths(connection: sqlite3.Connection, task_id: str) -> StepLogPaths | None:
     """The log paths of the task's newest spawned or started event, whatever that one says of them."""
-    text = scalar(connection, _LATEST, (task_id,))
-    return step_log_paths(parse_or_none(text)) if isinstance(text, str) else None
-
-
-_STATUS: Final = f"SELECT event_type FROM events WHERE task_id = ? AND event_type IN ({STATUS_TYPES}) ORDER BY id DESC LIMIT 1"
+    text = _newest(connection, "payload_json", LOG_PATH_TYPES, task_id)
+    return None if text is None else step_log_paths(parse_or_none(text))
 
 
 def read_task_status(connection: sqlite3.Connection, task_id: str) -> str | None:
     """The type of the task's newest status event."""
-    status = scalar(connection, _STATUS, (task_id,))
-    return status if isinstance(status, str) else None
+    return _newest(connection, "event_type", STATUS_TYPES, task_id)
 
 
 class TaskRow(NamedTuple):
@@ -292,16 +255,12 @@ class TaskRow(NamedTuple):
     status_event_type: str | None
 
 
-_TASKS: Final = f"""
+def read_tasks(connection: sqlite3.Connection) -> list[TaskRow]:
+    """Every task, the most recently active last. Reads the index of tasks, and two rows for each task."""
+    tasks = f"""
 SELECT t.task_id, t.events, t.last, e.event_type, e.created_at,
     (SELECT s.event_type FROM events s
      WHERE s.task_id = t.task_id AND s.event_type IN ({STATUS_TYPES}) ORDER BY s.id DESC LIMIT 1)
 FROM (SELECT task_id, count(*) AS events, max(id) AS last FROM events GROUP BY task_id) t
-JOIN events e ON e.id = t.last
-ORDER BY t.last
-"""
-
-
-def read_tasks(connection: sqlite3.Connection) -> list[TaskRow]:
-    """Every task, the most recently active last. Reads the index of tasks, and two rows for each task."""
-    return [TaskRow(*cast("TaskRow", row)) for row in fetch_all(connection, _TASKS)]
+JOIN events e ON e.id = t.last ORDER BY t.last"""
+    return [TaskRow(*cast("TaskRow", row)) for row in fetch_all(connection, tasks)]

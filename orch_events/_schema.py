@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The tables and indexes of a log file, and how a file from elsewhere becomes one.
 
-The file may belong to a host application or to the reference program. So: `events` has exactly the reference's columns,
-everything else of ours is named ``orch_events_…``, and ``user_version`` and ``application_id`` are left alone.
+It may be a host application's or the reference program's, so `events` has exactly the reference's columns, all else of
+ours is named ``orch_events_…``, and ``user_version`` and ``application_id`` are left alone.
 """
 
 import errno
@@ -19,18 +19,9 @@ VERSION: Final = 1
 """Raised when a file written by this version can no longer be used by the one before."""
 
 _EVENTS: Final = """
-CREATE TABLE events(
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    task_id TEXT NOT NULL,
-    task_item_id TEXT,
-    event_type TEXT NOT NULL,
-    payload_json TEXT NOT NULL,
-    created_at TEXT NOT NULL,
-    step TEXT,
-    step_scope TEXT,
-    cycle INTEGER
-)
-"""
+CREATE TABLE events(id INTEGER PRIMARY KEY AUTOINCREMENT, task_id TEXT NOT NULL, task_item_id TEXT,
+    event_type TEXT NOT NULL, payload_json TEXT NOT NULL, created_at TEXT NOT NULL,
+    step TEXT, step_scope TEXT, cycle INTEGER)"""
 _REQUIRED: Final = ("id", "task_id", "task_item_id", "event_type", "payload_json", "created_at")
 _PROMOTED: Final = {"step": "TEXT", "step_scope": "TEXT", "cycle": "INTEGER"}
 
@@ -46,23 +37,21 @@ STATUS_TYPES: Final = sql_list(TASK_STATUS)
 # Every index entry ends in the row id, so `(task_id)` alone answers "a task's events in id order"; the partial ones
 # answer "latest spawned or started" and "latest task event" in O(log n) and cost nothing for other types.
 _INDEXES: Final = {
-    "orch_events_task": "CREATE INDEX IF NOT EXISTS orch_events_task ON events(task_id)",
-    "orch_events_log_paths": f"""
-CREATE INDEX IF NOT EXISTS orch_events_log_paths ON events(task_id) WHERE event_type IN ({LOG_PATH_TYPES})""",
-    "orch_events_status": f"""
-CREATE INDEX IF NOT EXISTS orch_events_status ON events(task_id) WHERE event_type IN ({STATUS_TYPES})""",
+    "orch_events_task": "",
+    "orch_events_log_paths": f"WHERE event_type IN ({LOG_PATH_TYPES})",
+    "orch_events_status": f"WHERE event_type IN ({STATUS_TYPES})",
 }
-_MARK: Final = "CREATE TABLE IF NOT EXISTS orch_events_schema(version INTEGER NOT NULL)"
 
 
 def prepare(connection: sqlite3.Connection, path: str, busy_timeout: float) -> None:
     """Make the file a log of this version, in one transaction, or leave it untouched and raise `SchemaError`."""
-    complete = _is_complete(connection, path)
+    columns = _checked_columns(connection, path)
+    names = {row[0] for row in fetch_all(connection, "SELECT name FROM sqlite_master")}
     enter_wal_mode(connection, path, busy_timeout)
-    if complete:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    if columns >= {*_REQUIRED, *_PROMOTED} and names >= {*_INDEXES, "orch_events_schema"}:
+        return  # the usual case, which takes no lock
+    with connection:  # commits, or rolls back
+        connection.execute("BEGIN IMMEDIATE")
         columns = _checked_columns(connection, path)
         if not columns:
             connection.execute(_EVENTS)
@@ -70,16 +59,11 @@ def prepare(connection: sqlite3.Connection, path: str, busy_timeout: float) -> N
             for name in missing:
                 connection.execute(f"ALTER TABLE events ADD COLUMN {name} {_PROMOTED[name]}")
             _backfill(connection)
-        for statement in _INDEXES.values():
-            connection.execute(statement)
-        connection.execute(_MARK)
+        for name, where in _INDEXES.items():
+            connection.execute(f"CREATE INDEX IF NOT EXISTS {name} ON events(task_id) {where}")
+        connection.execute("CREATE TABLE IF NOT EXISTS orch_events_schema(version INTEGER NOT NULL)")
         if scalar(connection, "SELECT version FROM orch_events_schema") is None:
             connection.execute("INSERT INTO orch_events_schema(version) VALUES (?)", (VERSION,))
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def prepare_reading(connection: sqlite3.Connection, path: str) -> None:
@@ -89,35 +73,26 @@ def prepare_reading(connection: sqlite3.Connection, path: str) -> None:
         raise LogNotFoundError(errno.ENOENT, "an empty database; no event log here yet", path)
     if not columns:
         raise SchemaError(f"{path}: has no table 'events'; not an event log")
-    if missing := [name for name in _PROMOTED if name not in columns]:
+    if not columns.issuperset(_PROMOTED):
         # A file from before the promoted columns. A temporary view (which lives outside the file) hides the difference:
         # unpromoted values come from the payload.
-        present = [name for name in (*_REQUIRED, *_PROMOTED) if name not in missing]
-        absent = [f"NULL AS {name}" for name in missing]
-        connection.execute(f"CREATE TEMP VIEW events AS SELECT {', '.join([*present, *absent])} FROM main.events")
-
-
-def _is_complete(connection: sqlite3.Connection, path: str) -> bool:
-    columns = _checked_columns(connection, path)
-    names = {row[0] for row in fetch_all(connection, "SELECT name FROM sqlite_master")}
-    return columns >= {*_REQUIRED, *_PROMOTED} and names >= {*_INDEXES, "orch_events_schema"}
+        cells = [name if name in columns else f"NULL AS {name}" for name in (*_REQUIRED, *_PROMOTED)]
+        connection.execute(f"CREATE TEMP VIEW events AS SELECT {', '.join(cells)} FROM main.events")
 
 
 def _checked_columns(connection: sqlite3.Connection, path: str) -> set[Cell]:
     """The columns of `events`, empty without such a table; `SchemaError` for a table or a file that is not ours."""
     kind = scalar(connection, "SELECT type FROM sqlite_master WHERE name = 'events'")
-    if not isinstance(kind, str):
-        columns: set[Cell] = set()
-    elif kind != "table":
+    if isinstance(kind, str) and kind != "table":
         raise SchemaError(f"{path}: 'events' is a {kind}, not a table; not an event log")
-    else:
-        info = fetch_all(connection, "SELECT name, upper(type), pk FROM pragma_table_info('events')")
-        columns = {name for name, _, _ in info}
-        if missing := [name for name in _REQUIRED if name not in columns]:
-            raise SchemaError(f"{path}: table 'events' lacks {', '.join(missing)}; not an event log")
-        if ("id", "INTEGER", 1) not in info:
-            raise SchemaError(f"{path}: events.id is not INTEGER PRIMARY KEY; not an event log")
-    if scalar(connection, "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'orch_events_schema'"):
+    table = "SELECT name, upper(type), pk FROM pragma_table_info('events')"
+    info = fetch_all(connection, table) if kind == "table" else []
+    columns = {name for name, _, _ in info}
+    if columns and (missing := [name for name in _REQUIRED if name not in columns]):
+        raise SchemaError(f"{path}: table 'events' lacks {', '.join(missing)}; not an event log")
+    if columns and ("id", "INTEGER", 1) not in info:
+        raise SchemaError(f"{path}: events.id is not INTEGER PRIMARY KEY; not an event log")
+    if scalar(connection, "SELECT 1 FROM sqlite_master WHERE type='table' AND name='orch_events_schema'") == 1:
         version = scalar(connection, "SELECT max(version) FROM orch_events_schema")
         if isinstance(version, int) and version > VERSION:
             raise SchemaError(f"{path}: schema version {version} is newer than {VERSION}; a newer orch_events wrote it")
@@ -127,10 +102,9 @@ def _checked_columns(connection: sqlite3.Connection, path: str) -> set[Cell]:
 def _backfill(connection: sqlite3.Connection) -> None:
     last: Cell = 0
     page = "SELECT id, CAST(payload_json AS TEXT) FROM events WHERE id > ? ORDER BY id LIMIT 1000"
+    update = f"UPDATE events SET {', '.join(f'{name} = coalesce({name}, ?)' for name in _PROMOTED)} WHERE id = ?"
     while rows := fetch_all(connection, page, (last,)):
-        promoted = [(payload, row_id) for row_id, text in rows if isinstance(payload := parse_or_none(str(text)), dict)]
-        connection.executemany(
-            "UPDATE events SET step = coalesce(step, ?1), step_scope = coalesce(step_scope, ?2), cycle = coalesce(cycle, ?3) WHERE id = ?4",
-            [(*promoted_columns(payload), row_id) for payload, row_id in promoted],
-        )
+        values = [(parse_or_none(str(text)), row_id) for row_id, text in rows]
+        promoted = [(*promoted_columns(value), row_id) for value, row_id in values if isinstance(value, dict)]
+        connection.executemany(update, promoted)
         last = rows[-1][0]

@@ -20,18 +20,14 @@ class EventSink(Protocol):
     calls a writing method of the log that is calling it gets an `OrchEventsError`.
     """
 
-    def emit(
-        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /
-    ) -> None:
+    def emit(self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /) -> None:
         """Hear of one event. Must not call the log back."""
 
 
 class NoopSink:
     """Does nothing."""
 
-    def emit(
-        self, _task_id: str, _task_item_id: str | None, _event_type: str, _payload: Mapping[str, object], /
-    ) -> None:
+    def emit(self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /) -> None:
         """Do nothing."""
 
 
@@ -61,18 +57,12 @@ class TracingEventSink:
     def emit(self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /) -> None:
         """Log one event."""
         level = _LEVELS.get(event_type, logging.DEBUG)
-        if not self._logger.isEnabledFor(level):
-            return
-        plain: dict[str, object] = dict(payload)
-        place = task_id if task_item_id is None else f"{task_id}/{task_item_id}"
-        self._logger.log(
-            level,
-            "workflow event %s %s %s",
-            _printable(event_type),
-            _printable(place),
-            _printable(json.dumps(plain, ensure_ascii=False, default=str)),
-            extra={"task_id": task_id, "task_item_id": task_item_id, "event_type": event_type, "payload": payload},
-        )
+        if self._logger.isEnabledFor(level):
+            place = task_id if task_item_id is None else f"{task_id}/{task_item_id}"
+            shown = json.dumps(dict[str, object](payload), ensure_ascii=False, default=str)
+            message = "workflow event %s %s %s"
+            extra = {"task_id": task_id, "task_item_id": task_item_id, "event_type": event_type, "payload": payload}
+            self._logger.log(level, message, *map(_printable, (event_type, place, shown)), extra=extra)
 
 
 def _printable(text: str) -> str:
@@ -83,8 +73,7 @@ def _printable(text: str) -> str:
 
 
 class FanoutSink:
-    """Tells several sinks, in order. One that raises does not keep the others from hearing; the first error is raised
-    once all have been told."""
+    """Tells several sinks, in order. Each hears of the event whatever others raise; then the first error is raised."""
 
     def __init__(self, sinks: Iterable[EventSink]) -> None:
         self._sinks = tuple(sinks)

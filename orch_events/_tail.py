@@ -1,31 +1,30 @@
 # SPDX-License-Identifier: MIT
 """Following a step's output file: one growing file, by path, with what ``tail -F`` users expect.
 
-The rule of this module: it knows files and bytes, nothing of events, steps or SQLite, and keeps at most one block of a
-file in memory whatever the file's size. Only regular files are opened, because the paths come from payloads and a
-read from a pipe or a device might never return. Never point it at a log's database: closing a second descriptor of
-that file would drop SQLite's locks (https://sqlite.org/howtocorrupt.html, section 2.2.1).
+Knows files and bytes, nothing of events, steps or SQLite, and keeps one block of a file in memory at most. Only regular
+files are opened: the paths come from payloads, and a read from a pipe or a device might never return. Never point it at
+a log's database: closing it would drop SQLite's locks (https://sqlite.org/howtocorrupt.html, section 2.2.1).
 """
 
 import codecs
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
 from io import FileIO
 from typing import Final, Self
 
-__all__ = ["Tail"]
-
 BLOCK: Final = 64 << 10
 """Bytes of one read at most."""
+_MARK: Final = 16
+"""Bytes before the position that must still be there: a truncated file may be longer than before when looked at."""
 
 
 class Tail:
     """Reads what is new in the file at `path`, from its beginning or from its last `lines` lines.
 
-    A file that does not exist yet is waited for, and then read from its beginning. One that was truncated is read from
-    its beginning again; one that was replaced (rotated) is first finished to its last byte. For one thread. Close it,
-    or use it as a context manager.
+    A file that is not there yet is waited for. One that was truncated is read from its beginning again; one that was
+    replaced (rotated) is finished to its last byte first. For one thread. Close it, or use it as a context manager.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, lines: int | None = None) -> None:
@@ -33,7 +32,7 @@ class Tail:
         self.restarts = 0
         """How often the file was found truncated or replaced."""
         self._file: FileIO | None = None
-        self._position = 0
+        self._position, self._mark = 0, b""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._broken_off = ""
         if (file := self._open()) is not None and lines is not None:
@@ -43,27 +42,20 @@ class Tail:
         """The next bytes, a block at most; ``b""`` when there is nothing new now."""
         if self._file is None and self._open() is None:
             return b""
-        if data := self._read_on():
-            return data
-        if self._size() < self._position:
-            self._restart()
-            return self._read_on()
-        if self._replaced():
-            # Read before switching: the old file may have grown between the read above and its replacement.
-            if data := self._read_on():
-                return data
-            if self._open() is not None:
+        data = self._read_on()
+        if not data and self._replacement() is not None:
+            data = self._read_on()  # again, because the old file may have grown between the read and its replacement
+            if not data and self._open() is not None:
                 self._restart()
-                return self._read_on()
-        return b""
+                data = self._read_on()
+        return data
 
     def rest(self) -> Iterator[bytes]:
         """Everything written before this call, in blocks. Ends even if the file grows faster than it is read."""
         if self._file is None and self._open() is None:
             return
-        unread = self._size() - self._position if self._size() >= self._position else self._size()
-        if self._replaced():
-            unread += _size_of(self.path)
+        other = self._replacement()
+        unread = self._unread() + (0 if other is None else other.st_size)
         while unread > 0 and (data := self.read()):
             unread -= len(data)
             yield data
@@ -97,38 +89,41 @@ class Tail:
         except (OSError, ValueError):  # not there, not ours to read, or no path at all (a NUL in it)
             return None
         self.close()
-        self._file, self._position = file, 0
+        self._file, self._position, self._mark = file, 0, b""
         return file
 
     def _read_on(self) -> bytes:
-        if self._file is None:
+        if self._file is None or self._unread() == 0:
             return b""
         self._file.seek(self._position)
         data = self._file.read(BLOCK) or b""
         self._position += len(data)
+        self._mark = (self._mark + data)[-_MARK:]
         return data
+
+    def _unread(self) -> int:
+        """Bytes to be read of the open file; restarts if it is not what has been read so far."""
+        if self._file is None:
+            return 0
+        size = os.fstat(self._file.fileno()).st_size
+        self._file.seek(self._position - len(self._mark))
+        mark: bytes = self._file.read(len(self._mark))
+        if size < self._position or mark != self._mark:
+            self._restart()
+        return size - self._position
 
     def _restart(self) -> None:
         self.restarts += 1
-        self._position = 0
+        self._position, self._mark = 0, b""
         self._broken_off += self._decoder.decode(b"", True)
 
-    def _size(self) -> int:
-        return 0 if self._file is None else os.fstat(self._file.fileno()).st_size
-
-    def _replaced(self) -> bool:
-        """Whether another file is at the path now. The one we hold open keeps its inode number from being reused."""
-        try:
-            return self._file is not None and not os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
-        except OSError:  # deleted, and nothing in its place yet
-            return False
-
-
-def _size_of(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
+    def _replacement(self) -> os.stat_result | None:
+        """Another file that is at the path now. The one we hold open keeps its inode number from being reused."""
+        with contextlib.suppress(OSError):  # deleted, and nothing in its place yet
+            there = os.stat(self.path)
+            if self._file is not None and not os.path.samestat(there, os.fstat(self._file.fileno())):
+                return there
+        return None
 
 
 def _start_of_last_lines(file: FileIO, lines: int) -> int:

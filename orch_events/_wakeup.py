@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator
 from typing import Final
 
 from ._connection import data_version, open_for_reading
-from ._errors import ForkedError, OrchEventsError, ReadError
+from ._errors import ForkedError, LogNotFoundError, OrchEventsError, ReadError
 from ._lifetime import register
 
 TICK: Final = 0.1
@@ -40,7 +40,7 @@ class _Sleeper:
 
     def __init__(self, path: str) -> None:
         self._woken = threading.Event()
-        self._hints = -1
+        self._hints: int = -1
         self._add_watch: Callable[[int, bytes, int], int]
         self._wait: Callable[[float], object]
         self._watched = ((f"{path}-wal", _MODIFY), (path, _ATTRIB | _DELETE_SELF | _MOVE_SELF))
@@ -53,7 +53,8 @@ class _Sleeper:
                 self._add_watch = libc.inotify_add_watch
                 self._hints = init(os.O_CLOEXEC | os.O_NONBLOCK)
                 poll = select.poll()
-                poll.register(self._hints, select.POLLIN)
+                if self._hints >= 0:  # or there are too many of them already
+                    poll.register(self._hints, select.POLLIN)
                 self._wait = poll.poll
         self.pause = _LOOK_UNHINTED if self._hints < 0 else _LOOK
 
@@ -98,16 +99,26 @@ class Watcher:
         self._error: OrchEventsError | None = None
         self._connection = open_for_reading(path, 0.0)
         self._identity = self._stat()
-        self._version = data_version(self._connection)
+        self._version: object = None
+        with contextlib.suppress(sqlite3.Error):  # busy: then the first look that succeeds finds a change
+            self._version = data_version(self._connection)
         self._sleeper = _Sleeper(path)
         self._thread = threading.Thread(target=self._watch, name="orch_events watcher", daemon=True)
         self._thread.start()
         register(self)
 
+    @property
+    def failed(self) -> bool:
+        """Whether `check` raises."""
+        return self._error is not None
+
     def check(self) -> None:
         """Raise if the file that was followed is no longer there."""
         if self._error is not None:
             raise self._error
+
+    def gone(self) -> ReadError:
+        return ReadError(f"{self._path}: deleted or replaced while being followed", self._path)
 
     def wake(self) -> None:
         """With the mutex held: look now."""
@@ -128,7 +139,7 @@ class Watcher:
                 version = data_version(self._connection)
                 changed, self._version = version != self._version, version
             if self._stat() != self._identity:
-                self._error = ReadError(f"{self._path}: deleted or replaced while being followed", self._path)
+                self._error = self.gone()
             for bell, stop in list(self.bells.items()):
                 if changed or self._error is not None or (stop is not None and stop.is_set()):
                     bell()
@@ -159,7 +170,7 @@ class Watcher:
 
 
 _WATCHERS: Final[dict[str, Watcher]] = {}
-if hasattr(os, "register_at_fork"):
+if sys.platform != "win32":
     os.register_at_fork(before=_MUTEX.acquire, after_in_parent=_MUTEX.release, after_in_child=_MUTEX.release)
 
 
@@ -169,11 +180,13 @@ def watching(path: str, bell: Callable[[], None], stop: threading.Event | None =
     key = os.path.realpath(path)
     with _MUTEX:
         watcher = _WATCHERS.get(key)
-        if watcher is None:
+        if watcher is None or watcher.failed:  # a new file may stand where the old one was
             watcher = _WATCHERS[key] = Watcher(path, key)
         watcher.bells[bell] = stop
     try:
         yield watcher
+    except LogNotFoundError:  # the body came to read before we came to look
+        raise watcher.gone() from None
     finally:
         with _MUTEX:
             watcher.bells.pop(bell, None)

@@ -262,7 +262,7 @@ class Writer:
 
     def raise_unheard(self) -> None:
         """Raise the first failure that nobody heard of since the last call."""
-        errors, self._unheard = self._unheard, []
+        errors, self._unheard = self._unheard, list[Exception]()
         if errors:
             if len(errors) > 1:
                 errors[0].add_note(f"and {len(errors) - 1} more events were lost")

@@ -135,7 +135,7 @@ class _Import:
                 size += len(line)
             if len(batch) >= _BATCH_EVENTS or size >= _BATCH_BYTES:
                 self._commit(batch)
-                batch, size = [], 0
+                batch, size = list[_NewEvent](), 0
         self._commit(batch)
 
     def _commit(self, batch: list[_NewEvent]) -> None:

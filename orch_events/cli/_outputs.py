@@ -21,17 +21,21 @@ class Output:
     """One output file of a run."""
 
     def __init__(self, run: Run, stream: str, path: str, lines: int | None) -> None:
-        label = printable(run.label)
-        self.run = run
         self.tail = Tail(path, lines=lines)
-        self.done = False
-        """Whether the run has ended, and what it wrote has been shown."""
-        self.marker = f"==> {label} ({stream}) <==\n".encode()
-        self.prefix = (f"{label} | " if stream == "stdout" else f"{label} ({stream}) | ").encode()
-        self.restarts = 0
-        """Of the tail, when last shown: after another one there is another marker."""
         self.line = b""
         """The beginning of a line, while lines of several runs are mixed."""
+        self.assign(run, stream)
+
+    def assign(self, run: Run, stream: str) -> None:
+        """What comes from now on is this run's: a path may be used again, for appending or for overwriting."""
+        label = printable(run.label)
+        self.run = run
+        self.done = False
+        """Whether the run has ended, and what it wrote has been shown."""
+        self.restarts = -1
+        """Of the tail, at the latest marker: after another one there is to be another."""
+        self.marker = f"==> {label} ({stream}) <==\n".encode()
+        self.prefix = (f"{label} | " if stream == "stdout" else f"{label} ({stream}) | ").encode()
 
 
 class Outputs:

@@ -15,8 +15,8 @@ from itertools import chain, islice
 from typing import Final, cast
 
 __all__ = [
-    *("amount", "cut", "has_colour", "paint", "print_table", "printable", "printable_lines", "say", "screen_width"),
-    *("silence_stdout", "span", "table", "tinted"),
+    "amount", "cut", "has_colour", "paint", "print_table", "printable", "printable_lines", "say", "screen_width",
+    "silence_stdout", "span", "table", "tinted",
 ]
 
 _SAMPLE: Final = 500
@@ -24,7 +24,8 @@ _SAMPLE: Final = 500
 _GAP: Final = "  "
 _BOLD, _RED, _GREEN, _YELLOW = "1", "31", "32", "33"
 _COLOURS: Final = {
-    **dict.fromkeys(("failed", "lost", "task_failed", "step_timeout", "step_stall_killed", "auto_rollback_failed"), _RED),
+    **dict.fromkeys(("failed", "task_failed", "step_timeout", "step_stall_killed", "auto_rollback_failed"), _RED),
+    "lost": _RED,
     **dict.fromkeys(("completed", "succeeded", "task_completed"), _GREEN),
     **dict.fromkeys(("cancelled", "paused", "task_cancelled", "task_paused", "sandbox_denied"), _YELLOW),
 }

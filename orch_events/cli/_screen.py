@@ -52,7 +52,7 @@ class Screen:
         self._wake()
 
     def size(self) -> tuple[int, int]:
-        """Columns and lines to fill: not the last column, which erasing behind it would erase, nor the prompt's line."""
+        """Columns and lines to fill: not the last column, which erasing behind it erases, nor the prompt's line."""
         with suppress(OSError):
             columns, lines = os.get_terminal_size(1)  # not what $COLUMNS says, which stays when the window changes
             if columns > 1 < lines:
@@ -69,7 +69,7 @@ class Screen:
                     os.kill(os.getpid(), signal.SIGSTOP)
                     _write(_ENTER)
                 elif number != signal.SIGWINCH:
-                    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+                    raise KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
         self._lines = lines
         _write("\x1b[H" + _LINE_END.join(lines) + "\x1b[K\x1b[J")
 

@@ -102,7 +102,8 @@ class Steps:
         told = step_event(event.event_id, event.event_type, event.task_item_id, event.created_at, None, None, payload)
         run = self._run_of(told)
         if event.event_type in _INCIDENTS:
-            (self if run is None else run).incident = event.event_type
+            struck: Steps | Run = self if run is None else run
+            struck.incident = event.event_type
         elif run is not None:
             run.agent = told.agent_id or run.agent
             run.reason = told.reason or run.reason
@@ -188,7 +189,7 @@ class Steps:
 
 
 def _time(text: str, otherwise: float) -> float:
-    """A stored time in seconds since the epoch, in UTC if it names no zone, as SQLite's do; `otherwise` if it is none."""
+    """A stored time in seconds since the epoch; without a zone, as SQLite's are, in UTC. `otherwise` if it is none."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
