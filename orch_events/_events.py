@@ -55,9 +55,9 @@ STEP_EVENT_TYPES: Final[frozenset[str]] = frozenset(
 )
 """The types that `query_step_events` selects: those of the reference, no more."""
 
+# The newest event of these types tells where a task's output is being written.
 LOG_PATH_EVENT_TYPES: Final = (EventType.STEP_SPAWNED, EventType.STEP_STARTED)
-"""The newest event of these types tells where a task's output is being written."""
-
+# A task's status is that of its newest event of these types, and with the last three it has ended.
 TASK_STATUS: Final[Mapping[str, str]] = {
     EventType.TASK_STARTED: "running",
     EventType.TASK_PAUSED: "paused",
@@ -65,10 +65,7 @@ TASK_STATUS: Final[Mapping[str, str]] = {
     EventType.TASK_FAILED: "failed",
     EventType.TASK_CANCELLED: "cancelled",
 }
-"""A task's status is that of its newest event of these types."""
-
 TERMINAL_EVENT_TYPES: Final = frozenset({EventType.TASK_COMPLETED, EventType.TASK_FAILED, EventType.TASK_CANCELLED})
-"""The types after which a task has ended."""
 
 
 def observed_step_scope_from_payload(payload: object) -> ObservedStepScope | None:

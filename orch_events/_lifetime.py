@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The two moments nobody calls us for: a fork and the interpreter's end.
+"""The two moments nobody calls us for, a fork and the interpreter's end, and nothing else.
 
-Whatever holds a connection registers here, weakly, when it opens it. Nothing else belongs in this module.
+Whatever holds a connection registers here, weakly, when it opens it.
 """
 
 import atexit

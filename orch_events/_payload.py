@@ -20,6 +20,7 @@ JsonObject: TypeAlias = dict[str, JsonValue]
 MAX_DEPTH: Final = 127
 """Containers a payload may nest; serde_json refuses the 128th."""
 
+_TOO_BIG: Final = 2**1024 - 2**970  # the least integer that rounds to infinity
 # A string, skipped whole (to the end of the text if it has none), or one bracket.
 _BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|([\[{])|([\]}])', re.DOTALL)
 # A surrogate pair or any other escape, skipped whole; else a lone surrogate, in group 1.
@@ -184,13 +185,6 @@ def check_text(name: str, value: object) -> str:
     return str.__str__(value)  # members of a `StrEnum` become plain strings
 
 
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
 def _faults(value: object, where: str, depth: int = 1) -> Iterator[PayloadError]:
     """What `encode` must refuse in `value`, which is at `where`. Walks slowly; only a refused payload pays for it."""
     match value:
@@ -199,17 +193,18 @@ def _faults(value: object, where: str, depth: int = 1) -> Iterator[PayloadError]
                 value.encode()
             except UnicodeEncodeError as error:
                 yield PayloadError(f"{where}: lone surrogate at index {error.start}", where)
-        case int() if not _is_finite(value):
+        case int() if not abs(value) < _TOO_BIG:
             yield PayloadError(f"{where}: integer out of range", where)
-        case float() if not _is_finite(value):
+        case float() if not abs(value) < _TOO_BIG:
             yield PayloadError(f"{where}: {value} is not JSON", where)
         case None | int() | float():
             pass
         case Mapping() | list() | tuple() if depth > MAX_DEPTH:
             yield PayloadError(f"{where[:120]}…: circular, or more than {MAX_DEPTH} containers deep", where)
-        case Mapping():
-            for key, item in cast("Mapping[object, object]", value).items():
-                if type(key) is int and not _is_finite(key):  # its digits may be too many to print
+        case Mapping() | list() | tuple():
+            container = cast("Mapping[object, object] | Sequence[object]", value)
+            for key, item in container.items() if isinstance(container, Mapping) else enumerate(container):
+                if type(key) is int and not abs(key) < _TOO_BIG:  # its digits may be too many to print
                     yield PayloadError(f"{where}: a key out of range", where)
                     continue
                 place = f"{where}.{key}" if isinstance(key, str) and key.isidentifier() else f"{where}[{key!r}]"
@@ -217,8 +212,5 @@ def _faults(value: object, where: str, depth: int = 1) -> Iterator[PayloadError]
                     yield PayloadError(f"{place}: a key must be a string, not {type(key).__name__}", place)
                 yield from _faults(key, place, depth)
                 yield from _faults(item, place, depth + 1)
-        case list() | tuple():
-            for index, item in enumerate(cast("list[object] | tuple[object, ...]", value)):
-                yield from _faults(item, f"{where}[{index}]", depth + 1)
         case _:
             yield PayloadError(f"{where}: {type(value).__name__} has no JSON form", where)

@@ -18,7 +18,7 @@ from ._events import TERMINAL_EVENT_TYPES
 from ._lifetime import register
 from ._rows import MAX_ID, PAGE_ROWS, Page, Selection, read_last_id, read_page, read_task_status
 from ._schema import prepare_reading
-from ._wakeup import TICK, watching
+from ._wakeup import TICK, Watcher, watching
 
 T = TypeVar("T")
 
@@ -34,6 +34,8 @@ class ReadPool:
         self._must_exist = must_exist
         self._busy_timeout = busy_timeout
         self._spare: list[sqlite3.Connection] = []
+        self._bells: set[Callable[[], None]] = set()
+        """Of those who follow, to be told of the close."""
         self._refusal: OrchEventsError | None = None
         register(self)
 
@@ -70,6 +72,8 @@ class ReadPool:
             raise ForkedError(str(self._refusal))
         self._refusal = LogClosedError(f"{self.path}: this log is closed")
         self._close_spare()
+        for bell in list(self._bells):
+            bell()
 
     def _close_spare(self) -> None:
         with contextlib.suppress(IndexError):
@@ -116,6 +120,17 @@ class ReadPool:
         with self.lend() as connection:
             return read_task_status(connection, selection.task_id) in TERMINAL_EVENT_TYPES
 
+    @contextlib.contextmanager
+    def _watching(
+        self, bell: Callable[[], None], stop: threading.Event | None = None
+    ) -> Generator[Watcher, None, None]:
+        self._bells.add(bell)
+        try:
+            with watching(self.path, bell, stop) as watcher:
+                yield watcher
+        finally:
+            self._bells.discard(bell)
+
     def follow(
         self,
         selection: Selection,
@@ -133,7 +148,7 @@ class ReadPool:
             if (stop is not None and stop.is_set()) or (deadline is not None and time.monotonic() >= deadline):
                 return
             time.sleep(TICK)
-        with watching(self.path, woken.set, stop) as watcher:
+        with self._watching(woken.set, stop) as watcher:
             while True:
                 # Cleared and asked before reading: whatever comes during it rings again, and what was committed before
                 # the end is read.
@@ -172,7 +187,7 @@ class ReadPool:
             if deadline is not None and loop.time() >= deadline:
                 return
             await asyncio.sleep(TICK)
-        with watching(self.path, bell) as watcher:
+        with self._watching(bell) as watcher:
             while True:
                 woken.clear()
                 last = until_finished and await asyncio.to_thread(self._has_ended, selection)

@@ -27,13 +27,18 @@ _COLUMNS: Final = "task_id, task_item_id, event_type, payload_json, created_at, 
 _PLACES: Final = "(?, ?, ?, ?, ?, ?, ?, ?)"
 _PADDING: Final[tuple[None, ...]] = (None,) * 8
 
-_RUN: Final = 512  # events of a batch encoded together: 2 ms of work, between which an event loop can breathe
-
+# Events of a batch that are encoded together: 2 ms of work, between which an event loop can breathe.
+_RUN: Final = 512
+# Rows of one INSERT statement at most. The GIL is given up once for each statement, so beside a busy thread fewer and
+# larger is faster; 2,048 rows of 8 values stay within SQLite's 32,766 parameters.
 CHUNK: Final = 2048
-"""Rows of one INSERT statement at most. The GIL is given up once for each statement, so beside a busy thread fewer and
-larger is faster; 2,048 rows of 8 values stay within SQLite's 32,766 parameters."""
+# Rows of one page at most. Every step of a query gives up the GIL, which costs 5 ms beside a busy thread, so large
+# pages are faster there (38,000 rows/s against 20,000 with 512); parsing one page holds the GIL for about 10 ms.
+PAGE_ROWS: Final = 2048
+MAX_ID: Final = (1 << 63) - 1
 
-_second = 0, ""  # the last one asked for, and its text: to format it for every event would take 1.4 µs instead of 0.6
+# The second last asked for, and its text: to format it anew for every event would take 1.4 µs instead of 0.6.
+_second = 0, ""
 
 
 def timestamp() -> str:
@@ -142,13 +147,6 @@ class Selection(NamedTuple):
         return where, tuple(parameters)
 
 
-MAX_ID: Final = (1 << 63) - 1
-
-PAGE_ROWS: Final = 2048
-"""Rows of one page at most. Every step of a query gives up the GIL, which costs 5 ms beside a busy thread, so large
-pages are faster there (38,000 rows/s against 20,000 with 512); parsing one page holds the GIL for about 10 ms."""
-
-
 class Page(NamedTuple):
     """A run of rows by id, in columns, with the payload texts still joined."""
 
@@ -185,11 +183,10 @@ def read_page(connection: sqlite3.Connection, selection: Selection, after_id: in
     1,500 rows/s instead of 40,000.
     """
     where, parameters = selection.where()
-    sql = _PAGE.format(where=where)
-    usual = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
     try:
-        (row,) = fetch_all(connection, sql, (SEPARATOR, after_id, up_to, *parameters, limit))
+        (row,) = fetch_all(connection, _PAGE.format(where=where), (SEPARATOR, after_id, up_to, *parameters, limit))
     except sqlite3.DataError as error:
+        usual = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
         if primary_code(error) != sqlite3.SQLITE_TOOBIG or usual > PAGE_BYTES:
             raise
         if limit > 1:

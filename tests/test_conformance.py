@@ -244,7 +244,7 @@ def _naive(case: Case) -> dict[str, object]:
     get = payload.get if isinstance(payload, dict) else {}.get
     kinds: dict[str, type | tuple[type, ...]] = {"confidence": (float, int), "success": bool, "pid_alive": bool}
     kinds |= dict.fromkeys(("agent_id", "reason", "output_state"), str)
-    read = {name: v if isinstance(v := get(name), kinds.get(name, int)) else None for name in FIELDS}
+    read: dict[str, object] = {name: v if isinstance(v := get(name), kinds.get(name, int)) else None for name in FIELDS}
     read |= {name: getattr(case, name) for name in ("event_type", "task_item_id", "created_at")}
     scope = case.step_scope or get("step_scope")
     read["step"] = case.step or get("step") or get("phase")

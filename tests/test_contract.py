@@ -97,9 +97,10 @@ class Reduction(ast.NodeTransformer):
         members = [part for parts in self.members(node).values() for part in parts]
         data = [member for member in members if isinstance(member, ast.AnnAssign | ast.Assign)]
         methods = [member for member in members if isinstance(member, Function)]
+        methods.sort(key=lambda method: method.name)  # order matters to fields alone
         node.name = node.name.lstrip("_")
         node.bases = list(self.public_bases(node))
-        node.body = [*data, *sorted(methods, key=lambda method: method.name), _DOTS]  # order matters to fields alone
+        node.body = [*data, *methods, _DOTS]
         return self.generic_statement(node)
 
     def generic_statement(self, node: ast.stmt) -> ast.stmt:

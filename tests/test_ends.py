@@ -15,7 +15,7 @@ import pytest
 
 from orch_events import EventLog, EventReader, LogNotFoundError, OrchEventsError, WriteError
 
-from .helpers import PATIENCE, execute, library_threads, numbers, poison, run_script, stored, write_locked
+from .helpers import PATIENCE, execute, library_threads, poison, run_script, stored, write_locked
 
 START: Final = """
 import asyncio, atexit, os, sys, threading, time
@@ -183,6 +183,23 @@ time.sleep(0.2)
     acked = run_script(tmp_path, START + source, path).rstrip(",").split(",")
     assert set(map(int, acked)) <= {row.event_id for row in stored(path)}
     assert len(acked) > 3
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks for more stack than Linux can give")
+def test_a_system_that_lets_no_thread_start_is_managed_without(tmp_path: Path, path: Path) -> None:
+    source = """
+threading.stack_size(1 << 47)
+try:
+    threading.Thread(target=print).start()
+except RuntimeError:
+    log = EventLog(path)
+    submit(log, 3)
+    futures = [log.submit_event("t", None, "x", {}) for _ in range(2)]
+    print([future.result(10) for future in futures], log.insert_event("t", None, "x", {}))
+    submit(log, 3)
+"""
+    assert run_script(tmp_path, START + source, path) == "[4, 5] 6\n"
+    assert len(stored(path)) == 9
 
 
 def test_the_end_waits_for_a_lock_held_elsewhere(tmp_path: Path, path: Path) -> None:

@@ -333,11 +333,13 @@ def test_every_question_is_answered_from_an_index_in_id_order(
 
 @pytest.fixture(scope="module")
 def plan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reference's file with its own indexes, ours, and a few thousand rows of very unequal tasks."""
+    """A file with the reference's indexes and ours, and rows that make the reference's look attractive."""
     path = tmp_path_factory.mktemp("plans") / "events.db"
     execute(path, *REFERENCE)
     with EventLog(path) as log:
-        log.insert_events([("t" if n % 3 else f"u{n}", None, "step_heartbeat", {"step": "s"}) for n in range(4000)])
+        types = [f"custom_{n}" for n in range(60)] + ["step_heartbeat", "step_started"]
+        events = [("t" if n % 3 else f"u{n}", None, types[n % len(types)], {"step": f"s{n % 7}"}) for n in range(6000)]
+        log.insert_events(events)
     return path
 
 

@@ -356,7 +356,7 @@ class Bench(NamedTuple):
         with self.connection:
             self.connection.executemany(
                 "INSERT INTO events(task_id, event_type, payload_json, created_at, step, step_scope)"
-                " VALUES (?, ?, CAST(? AS TEXT), '', ?, ?)",
+                + " VALUES (?, ?, CAST(? AS TEXT), '', ?, ?)",
                 cells,
             )
         return task

@@ -49,6 +49,17 @@ def test_starts_again_at_0_when_truncated(path: Path) -> None:
         assert (everything(tail), tail.restarts) == (b"new", 1)
         path.write_bytes(b"n")  # shrunk and written to between two reads
         assert (b"".join(tail.rest()), tail.restarts) == (b"n", 2)
+        path.write_bytes(b"longer than it was")  # and looked at only now
+        assert (everything(tail), tail.restarts) == (b"longer than it was", 3)
+        path.write_bytes(b"longer than what was longer" * BLOCK)
+        assert (b"".join(tail.rest()), tail.restarts) == (b"longer than what was longer" * BLOCK, 4)
+
+
+def test_starts_again_at_0_when_truncated_before_the_first_read(path: Path) -> None:
+    append(path, b"long enough\n")
+    with Tail(path, lines=0) as tail:
+        path.write_bytes(b"new")
+        assert (everything(tail), tail.restarts) == (b"new", 1)
 
 
 def test_finishes_a_replaced_file_to_its_last_byte(path: Path, tmp_path: Path) -> None:

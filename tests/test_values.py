@@ -8,6 +8,8 @@ import json
 import logging
 import logging.config
 import pickle
+import pydoc
+import re
 import typing
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +18,7 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 import pytest
 
@@ -44,8 +46,10 @@ from orch_events import (
     StepLogPaths,
     TracingEventSink,
     WriteError,
+    insert_event_with_conn,
     observed_step_scope_from_payload,
     observed_step_scope_label,
+    query_step_events,
 )
 from orch_events._events import _Draft
 
@@ -135,6 +139,36 @@ def test_a_public_name_is_documented_and_its_annotations_resolve(name: str) -> N
         typing.get_type_hints(documented)
 
 
+def test_help_shows_everything_public() -> None:
+    text = pydoc.plain(pydoc.render_doc(orch_events))
+    for name in NAMED:
+        assert re.search(rf"^    (class )?{name}\b.*\(", text, re.MULTILINE), name
+        assert (inspect.getdoc(getattr(orch_events, name)) or "nothing").splitlines()[0] in text
+    data = text.partition("\nDATA\n")[2]
+    assert set(re.findall(r"^    (\w+)\b.* = ", data, re.MULTILINE)) == {"__all__", *orch_events.__all__} - {*NAMED}
+
+
+TELLS: Final[Mapping[object, str]] = {
+    EventLog: "seconds Raises threads tasks process",
+    EventLog.insert_event: "Raises PayloadError QueueFullError WriteError blocks",
+    EventLog.submit_event: "Raises PayloadError QueueFullError seconds WriteError",
+    EventLog.flush: "raises WriteError",
+    EventLog.close: "raises WriteError LogClosedError threads",
+    EventLog.follow_step_events: "seconds Raises ReadError",
+    EventReader: "seconds Raises LogNotFoundError SchemaError ReadError threads tasks",
+    EventSink: "thread raises",
+    Event: "threads",
+    StepEvent: "threads",
+    insert_event_with_conn: "Raises PayloadError SchemaError WriteError",
+    query_step_events: "Raises",
+}
+
+
+@pytest.mark.parametrize("thing", TELLS, ids=lambda thing: getattr(thing, "__qualname__"))
+def test_the_documentation_tells_units_errors_and_what_may_be_shared(thing: object) -> None:
+    assert not set(TELLS[thing].lower().split()) - set(re.findall(r"\w+", (inspect.getdoc(thing) or "").lower()))
+
+
 # --------------------------------------------------------------------------------------------------------------- values
 
 
@@ -159,7 +193,7 @@ def test_a_value_is_frozen_slotted_and_keyword_only(value: Event | StepEvent) ->
             delattr(value, name)
     with pytest.raises((AttributeError, TypeError)):
         setattr(value, "note", None)
-    make: Callable[..., object] = type(value)
+    make = cast("Callable[..., object]", type(value))
     with pytest.raises(TypeError):
         make(*(getattr(value, name) for name in names))
     assert make(**{name: getattr(value, name) for name in names}) == value
@@ -167,7 +201,7 @@ def test_a_value_is_frozen_slotted_and_keyword_only(value: Event | StepEvent) ->
 
 @pytest.mark.parametrize("value", [EVENT, STEP], ids=["Event", "StepEvent"])
 def test_values_differ_where_any_field_does(value: Event | StepEvent) -> None:
-    changed: Callable[..., Event | StepEvent] = replace
+    changed = cast("Callable[..., Event | StepEvent]", replace)
     variants = {value, changed(value)}
     for field in fields(value):
         variants |= {changed(value, **{field.name: "another"}), changed(value, **{field.name: "another"})}

@@ -121,9 +121,28 @@ def test_two_copies_share_a_file_in_one_process(tmp_path: Path) -> None:
     run(copied(tmp_path, "orch_events", "renamed"), "-c", TWO_COPIES)
 
 
+CORE: Final = ("test_reference", "test_conformance", "test_values", "test_outbox")
+"""The tests of what a program sees when it records and reads."""
+
+
+def test_the_core_of_the_tests_passes_against_a_copy(tmp_path: Path) -> None:
+    copied(tmp_path, "renamed")
+    tests = tmp_path / "tests"
+    shutil.copytree(Path(__file__).parent / "data", tests / "data")
+    for name in ("__init__", "conftest", "helpers", *CORE):
+        text = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+        (tests / f"{name}.py").write_text(re.sub(r"\borch_events\b", "consumer._vendor.renamed", text), encoding="utf-8")
+    boot = "import sys, pytest; sys.path.insert(0, '.'); sys.modules['orch_events'] = None; sys.exit(pytest.main())"
+    options = "-W error -q -p no:cacheprovider --import-mode=importlib --rootdir=."
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = {options}\n", encoding="utf-8")
+    assert re.search(r"^[1-9]\d\d passed in ", run(tmp_path, "-c", boot), re.MULTILINE)
+
+
 def test_the_command_line_of_a_copy_works(tmp_path: Path) -> None:
     command = ("-m", "consumer._vendor.renamed", "--db", "events.db")
-    run(copied(tmp_path, "renamed"), *command, "emit", "t", "step_started", "step=qa", isolated=False)
+    copied(tmp_path, "renamed")
+    assert run(tmp_path, *command[:2], "--version", isolated=False).split()[0] == "orch-events"
+    run(tmp_path, *command, "emit", "t", "step_started", "step=qa", isolated=False)
     assert '"step":"qa"' in run(tmp_path, *command, "events", "t", "--json", isolated=False).replace(" ", "")
 
 

@@ -29,7 +29,7 @@ REPLAY_PAUSE: Final = 0.03
 """Seconds between two looks at the output: below what an eye notices, and 0.1 % of a core."""
 
 _UNSAFE: Final = re.compile(r"[^\w.-]+")
-_SIGNALS: Final = [signal.SIGINT, signal.SIGTERM]
+_SIGNALS: Final[list[signal.Signals]] = [signal.SIGINT, signal.SIGTERM]
 if sys.platform != "win32":
     _SIGNALS.append(signal.SIGHUP)
 

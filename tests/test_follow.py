@@ -1,0 +1,497 @@
+# SPDX-License-Identifier: MIT
+"""Following: what a follower is given, in what order, when it ends, and what it makes of files that come and go."""
+
+import os
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from orch_events import (
+    STEP_EVENT_TYPES,
+    EventLog,
+    EventReader,
+    EventType,
+    LogNotFoundError,
+    ReadError,
+    insert_event_with_conn,
+)
+
+from .following import (
+    BEAT,
+    END,
+    OTHER,
+    Beside,
+    Follow,
+    Queries,
+    Way,
+    follow,
+    follow_sync,
+    ids,
+    in_turn,
+    nobody_stays,
+    queries,
+    waking,
+    watchers,
+    way,
+)
+from .helpers import PATIENCE, NewEvent, execute, start, wait_until, write_locked
+
+__all__ = ["follow", "nobody_stays", "queries", "waking", "way"]  # fixtures
+
+NOT_WINDOWS: Final = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
+FAST: Final = 0.001
+"""A tick that lets a watcher look hundreds of times within a short test."""
+
+
+def typed(event_type: str) -> NewEvent:
+    return ("t", None, event_type, {})
+
+
+# ------------------------------------------------------------------------------------------------- each exactly once
+
+
+@pytest.mark.usefixtures("waking")
+def test_history_comes_first_then_what_anybody_commits(way: Way, queries: Queries, log: EventLog, path: Path) -> None:
+    log.insert_events([BEAT] * 3)
+    follower, parked = Beside(way(queries)("t", until_finished=True)), way(queries)(timeout=PATIENCE)
+    assert next(parked).event_id == 1
+    assert follower.saw(3) == [1, 2, 3]
+    with EventLog(path) as second, closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
+        for n in range(6):
+            follower.asleep()
+            assert log.insert_event(*BEAT) == 4 + 9 * n
+            follower.asleep()
+            second.insert_event(*BEAT)
+            second.submit_event(*BEAT)
+            second.flush()
+            insert_event_with_conn(connection, *BEAT)
+            insert_event_with_conn(connection, *BEAT)
+            connection.commit()
+            follower.asleep()
+            assert len(follower.saw(8 + 9 * n)) == 8 + 9 * n, "each is seen before the next is committed"
+            log.insert_events([BEAT] * 4)
+    last = log.insert_event(*END)
+    assert follower.end() == list(range(1, last + 1))
+    assert [next(parked).event_id for _ in range(1, last)] == list(range(2, last + 1))
+
+
+def test_events_are_those_a_query_gives(follow: Follow, log: EventLog) -> None:
+    log.insert_events([("t", "item", "x", {"n": 1, "é": [None]}), OTHER, BEAT])
+    assert list(follow(timeout=0)) == list(log.query_events())
+    assert list(follow("t", timeout=0)) == list(log.query_events("t"))
+    log.insert_event(*END)
+    assert list(follow("t", until_finished=True)) == list(log.query_events("t"))
+
+
+@pytest.mark.parametrize("after_id", [0, 1, 4, 5, (1 << 63) - 1])
+def test_starts_after_an_id(follow: Follow, log: EventLog, after_id: int) -> None:
+    log.insert_events([BEAT] * 4)
+    follower = Beside(follow("t", after_id=after_id, until_finished=True))
+    history = list(range(after_id + 1, 5))
+    assert follower.saw(len(history)) == history
+    log.insert_events([BEAT, END])
+    assert follower.end() == [event_id for event_id in range(1, 7) if event_id > after_id]
+
+
+def test_a_burst_of_many_pages_arrives_whole(
+    follow: Follow, log: EventLog, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orch_events._pool.PAGE_ROWS", 64)
+    log.insert_event(*BEAT)
+    follower = Beside(follow("t", until_finished=True))
+    for n in range(3):
+        follower.saw(1 + 1001 * n)
+        follower.asleep()
+        log.insert_events([BEAT, OTHER] * 1000)
+        log.insert_events([BEAT])
+    log.insert_event(*END)
+    assert follower.end() == ids(log.query_events("t"))
+    assert len(follower.seen) == 1 + 3 * 1001 + 1
+
+
+def test_a_burst_of_full_pages_arrives_whole(log: EventLog) -> None:
+    follower = Beside(log.follow_step_events("t", until_finished=True))
+    log.insert_events([BEAT] * 6000)
+    log.insert_events([BEAT] * 6000 + [END])
+    assert follower.end() == list(range(1, 12_001))
+
+
+@pytest.mark.parametrize("runs", [60, pytest.param(1000, marks=pytest.mark.long)])
+def test_nothing_is_missed_between_history_and_live(
+    follow: Follow, log: EventLog, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Appended before the first event is asked for, and at the same moment; on an old watcher and on a new one."""
+    monkeypatch.setattr("orch_events._wakeup.TICK", FAST)
+    last = 0
+    for n in range(runs):
+        if n % 3:
+            wait_until(lambda: not watchers())
+        follower = follow(after_id=last, timeout=PATIENCE)
+        if n % 2:
+            last = log.insert_event(*BEAT)
+            assert next(follower).event_id == last
+        else:
+            first = start(lambda: next(follower))
+            last = log.insert_event(*BEAT)
+            assert first.result(PATIENCE).event_id == last
+        del follower
+
+
+# ------------------------------------------------------------------------------------------------------ what is chosen
+
+
+def test_one_task_all_tasks_or_steps_only(way: Way, queries: Queries, log: EventLog) -> None:
+    log.insert_events([(task, None, kind, {}) for kind in [*EventType, "custom"] for task in ("t", "other")])
+    assert {event.event_type for event in way(queries)("t", timeout=0)} == {*EventType, "custom"}
+    assert {event.task_id for event in way(queries)("t", timeout=0)} == {"t"}
+    assert ids(way(queries)(timeout=0)) == list(range(1, 2 * len(EventType) + 3))
+    for steps in (
+        queries.follow_step_events("t", timeout=0),
+        in_turn(queries.follow_step_events_async("t", timeout=0)),
+    ):
+        assert list(steps) == log.query_step_events("t")
+    assert {event.event_type for event in log.query_step_events("t")} == STEP_EVENT_TYPES
+
+
+def test_steps_live(queries: Queries, log: EventLog) -> None:
+    followers = [
+        Beside(queries.follow_step_events("t", after_id=1, until_finished=True)),
+        Beside(in_turn(queries.follow_step_events_async("t", after_id=1, until_finished=True))),
+    ]
+    log.insert_events([BEAT, typed("custom"), BEAT, OTHER])
+    for follower in followers:
+        assert follower.saw(1) == [3]
+        follower.asleep()
+    log.insert_events([OTHER, typed("step_started"), END, BEAT])
+    assert [follower.end() for follower in followers] == [[3, 6, 8]] * 2
+
+
+# --------------------------------------------------------------------------------------------------------- when it ends
+
+
+@pytest.mark.parametrize("end", ["task_completed", "task_failed", "task_cancelled"])
+def test_ends_with_the_task(follow: Follow, log: EventLog, end: str) -> None:
+    log.insert_events([typed("task_started"), BEAT])
+    follower = Beside(follow("t", until_finished=True))
+    follower.saw(2)
+    follower.asleep()
+    log.insert_events([("other", None, end, {}), typed("task_paused"), typed("x" + end)])
+    follower.saw(4)
+    follower.asleep()
+    log.insert_events([BEAT, OTHER, typed(end), BEAT, OTHER, BEAT])  # stragglers in the same burst still belong to it
+    assert follower.end() == [1, 2, 4, 5, 6, 8, 9, 11]
+    for after_id in (0, 8, 9, 11, 12, 1000):
+        over = ids(follow("t", after_id=after_id, until_finished=True))
+        assert over == [event_id for event_id in follower.seen if event_id > after_id]
+
+
+def test_a_task_started_again_goes_on(follow: Follow, log: EventLog) -> None:
+    log.insert_events([typed("task_started"), typed("task_failed"), typed("task_started")])
+    follower = Beside(follow("t", until_finished=True))
+    follower.saw(3)
+    follower.asleep()
+    log.insert_events([typed("task_completed"), typed("task_started"), BEAT])
+    follower.saw(6)
+    follower.asleep()
+    log.insert_events([BEAT, typed("task_cancelled")])
+    assert follower.end() == list(range(1, 9))
+
+
+def test_until_finished_needs_a_task(follow: Follow) -> None:
+    follower = follow(until_finished=True)  # like whatever a generator checks, at the first event asked for
+    with pytest.raises(ValueError, match="task_id"):
+        next(follower)
+
+
+def test_a_timeout_of_nothing_gives_what_there_is(follow: Follow, log: EventLog) -> None:
+    assert ids(follow(timeout=0)) == []
+    log.insert_events([BEAT] * 5000)
+    assert ids(follow(timeout=0)) == list(range(1, 5001))
+    assert ids(follow("unknown", timeout=0)) == []
+
+
+def test_other_tasks_do_not_put_a_timeout_off(follow: Follow, log: EventLog) -> None:
+    log.insert_event(*BEAT)
+    follower, ended = Beside(follow("t", timeout=0.05)), threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            log.insert_event(*OTHER)
+
+    writing = start(write)
+    try:
+        assert follower.end() == [1]
+    finally:
+        ended.set()
+        writing.result(PATIENCE)
+
+
+def test_a_timeout_counts_from_the_last_event(follow: Follow, log: EventLog) -> None:
+    timeout = 0.2
+
+    def gap() -> float:
+        """Seconds from the last event to the end."""
+        last = time.monotonic()
+        for _ in follow("t", timeout=timeout):
+            last = time.monotonic()
+        return time.monotonic() - last
+
+    gaps = start(gap)
+    for _ in range(3):
+        time.sleep(timeout / 2)
+        log.insert_event(*BEAT)
+    assert gaps.result(PATIENCE) >= timeout * 0.99
+
+
+def test_who_is_slow_to_ask_loses_nothing_by_a_timeout(follow: Follow, log: EventLog) -> None:
+    follower = follow(timeout=0.05)
+    for n in range(3):
+        log.insert_event(*BEAT)
+        assert next(follower).event_id == n + 1
+        time.sleep(0.06)
+    assert list(follower) == []
+
+
+# ----------------------------------------------------------------------------------------------------------------- stop
+
+
+@pytest.mark.usefixtures("waking")
+def test_stop_ends_it(queries: Queries, log: EventLog) -> None:
+    stop = threading.Event()
+    log.insert_events([BEAT] * 3)
+    followers = [Beside(queries.follow_events(stop=stop)) for _ in range(5)]
+    steps = Beside(queries.follow_step_events("t", stop=stop))
+    for follower in (*followers, steps):
+        follower.saw(3)
+        follower.asleep()
+    stop.set()
+    for follower in (*followers, steps):
+        assert follower.end() == [1, 2, 3]
+    log.insert_events([BEAT] * 5000)
+    assert ids(queries.follow_events(stop=stop)) == list(range(1, 5004)), "set before: what there is, and no more"
+
+
+def test_stop_ends_a_history_that_grows(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orch_events._pool.PAGE_ROWS", 8)
+    log.insert_events([BEAT] * 500)
+    stop, seen = threading.Event(), list[int]()
+    for event in log.follow_events(stop=stop, timeout=PATIENCE):
+        seen.append(event.event_id)
+        stop.set()
+        if len(seen) % 8 == 0:
+            log.insert_events([BEAT] * 9)
+        assert len(seen) < 1500, "still going on"
+    assert seen == list(range(1, len(seen) + 1))
+
+
+def test_what_was_committed_before_stop_was_set_is_delivered(path: Path) -> None:
+    last = 0
+    with EventLog(path, durability="normal") as log:
+        for _ in range(150):
+            stop = threading.Event()
+            follower = Beside(log.follow_events(after_id=last, stop=stop))
+            expected = [log.insert_event(*BEAT) for _ in range(10)]
+            last = expected[-1]
+            stop.set()
+            assert follower.end() == expected
+
+
+# ------------------------------------------------------------------------------------------- files that come and go
+
+
+def nothing(_path: Path) -> None:
+    """There is no file."""
+
+
+def no_folder(path: Path) -> None:
+    path.parent.rmdir()
+
+
+def empty(path: Path) -> None:
+    path.touch()
+
+
+def half_created(path: Path) -> None:
+    execute(path, "PRAGMA journal_mode=WAL")
+
+
+@pytest.mark.parametrize("before", [nothing, no_folder, empty, half_created])
+def test_a_log_that_does_not_exist_yet(tmp_path: Path, before: Callable[[Path], None], way: Way) -> None:
+    path = tmp_path / "folder" / "events.db"
+    path.parent.mkdir()
+    before(path)
+    with pytest.raises(LogNotFoundError):
+        EventReader(path)
+    with EventReader(path, must_exist=False) as reader:
+        with pytest.raises(LogNotFoundError):
+            reader.query_step_events("t")
+        assert ids(way(reader)(timeout=0)) == ids(way(reader)(timeout=0.15)) == []
+        stop = threading.Event()
+        stopped = Beside(reader.follow_events(stop=stop))
+        follower = Beside(way(reader)("t", until_finished=True))
+        stop.set()
+        assert stopped.end() == []
+        path.parent.mkdir(exist_ok=True)
+        with EventLog(path) as log:
+            log.insert_event(*BEAT)
+            assert follower.saw(1) == [1]
+            log.insert_events([BEAT, END])
+            assert follower.end() == [1, 2, 3]
+
+
+def test_a_task_that_does_not_exist_yet(follow: Follow, log: EventLog) -> None:
+    follower = Beside(follow("t", until_finished=True))
+    follower.asleep()
+    log.insert_event(*OTHER)
+    follower.asleep()
+    log.insert_events([OTHER, BEAT, END])
+    assert follower.end() == [3, 4]
+
+
+def test_a_log_may_be_followed_through_a_link(log: EventLog, path: Path, way: Way) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    with EventReader(link) as reader:
+        follower = Beside(way(reader)("t", until_finished=True))
+        for n in range(3):
+            follower.asleep()
+            log.insert_event(*BEAT)
+            assert len(follower.saw(n + 1)) == n + 1
+        log.insert_event(*END)
+        assert follower.end() == [1, 2, 3, 4]
+
+
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other.db")
+    with EventLog(other) as log:
+        log.insert_events([BEAT] * 100)
+    os.replace(other, path)
+
+
+def moved(path: Path) -> None:
+    path.rename(path.with_name("moved.db"))
+
+
+@NOT_WINDOWS
+@pytest.mark.usefixtures("waking")
+@pytest.mark.parametrize("change", [deleted, replaced, moved])
+def test_a_file_that_goes_away_ends_it_with_an_error(
+    follow: Follow, log: EventLog, path: Path, change: Callable[[Path], None]
+) -> None:
+    log.insert_events([BEAT, BEAT])
+    follower, parked, half_read = Beside(follow("t", until_finished=True)), follow(after_id=1), follow()
+    next(parked)
+    next(half_read)
+    follower.saw(2)
+    follower.asleep()
+    change(path)
+    for gone in (follower, Beside(parked), Beside(half_read)):
+        with pytest.raises(ReadError, match="deleted or replaced") as caught:
+            gone.end(PATIENCE / 6)
+        assert caught.value.path == str(path)
+    assert follower.seen == [1, 2]
+
+
+def remade(path: Path) -> None:
+    """Remove the log and begin a new one at the same place, as one does by hand."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    with EventLog(path) as log:
+        log.insert_events([BEAT] * 3)
+
+
+@NOT_WINDOWS
+def test_a_file_that_was_replaced_before_it_was_followed(path: Path, way: Way) -> None:
+    """An old handle must not go on with the file that is gone; either answer will do but silence."""
+    EventLog(path).close()
+    with EventReader(path) as reader:
+        assert list(reader.query_events()) == []
+        remade(path)
+        follower = Beside(way(reader)(timeout=1))
+        try:
+            assert follower.end() == [1, 2, 3]
+        except ReadError:
+            assert follower.seen == []
+
+
+@NOT_WINDOWS
+def test_who_still_follows_a_file_that_is_gone_is_no_harm_to_others(path: Path, way: Way) -> None:
+    with EventLog(path) as log:
+        log.insert_event(*BEAT)
+    with EventReader(path) as old:
+        parked = way(old)()
+        next(parked)
+        remade(path)
+        with EventLog(path) as log, EventReader(path) as reader:
+            followers = [Beside(way(queries)("t", until_finished=True)) for queries in (log, reader)]
+            for follower in followers:
+                assert follower.saw(3) == [1, 2, 3]
+                follower.asleep()
+            log.insert_event(*END)
+            assert [follower.end() for follower in followers] == [[1, 2, 3, 4]] * 2
+        with pytest.raises(ReadError):
+            next(parked)
+
+
+# ------------------------------------------------------------------------------------------------------- a busy database
+
+
+def test_a_held_write_lock_holds_nobody_up(follow: Follow, log: EventLog, path: Path) -> None:
+    log.insert_event(*BEAT)
+    with write_locked(path):
+        assert ids(follow(timeout=0)) == [1]
+        follower = Beside(follow("t", until_finished=True))
+        assert follower.saw(1) == [1]
+        follower.asleep()
+    log.insert_event(*END)
+    assert follower.end() == [1, 2]
+
+
+@pytest.mark.parametrize("moment", ["before it starts", "while it waits"])
+def test_a_locked_database_is_waited_out(path: Path, way: Way, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a write-ahead log, as a host application may have it, a writer locks everybody out."""
+    monkeypatch.setattr("orch_events._wakeup.TICK", FAST)
+    with EventLog(path) as log:
+        log.insert_event(*BEAT)
+    execute(path, "PRAGMA journal_mode=DELETE")
+    with (
+        EventReader(path, busy_timeout=PATIENCE) as reader,
+        closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as other,
+    ):
+        if moment == "before it starts":
+            other.execute("BEGIN EXCLUSIVE")
+        follower = Beside(way(reader)("t", until_finished=True))
+        if moment == "while it waits":
+            follower.saw(1)
+            follower.asleep()
+            other.execute("BEGIN EXCLUSIVE")
+        insert_event_with_conn(other, *BEAT)
+        time.sleep(0.05)  # as long as fifty looks
+        insert_event_with_conn(other, *BEAT)
+        insert_event_with_conn(other, *BEAT)
+        other.execute("COMMIT")
+        follower.saw(4)
+        follower.asleep()
+        insert_event_with_conn(other, *END)
+        assert follower.end() == [1, 2, 3, 4, 5]
+
+
+@NOT_WINDOWS
+def test_stop_and_timeout_hold_while_the_file_is_awaited(path: Path) -> None:
+    with EventReader(path, must_exist=False) as reader:
+        stop = threading.Event()
+        followers = [Beside(follow_sync(reader)(timeout=0.3)), Beside(reader.follow_step_events("t", stop=stop))]
+        stop.set()
+        assert [follower.end() for follower in followers] == [[], []]
+        assert not path.exists(), "a reader creates nothing"
