@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from functools import partial
 from typing import Final, TypeVar
 
 from ._connection import open_for_reading, translated
@@ -34,7 +35,7 @@ class ReadPool:
         self._must_exist = must_exist
         self._busy_timeout = busy_timeout
         self._spare: list[sqlite3.Connection] = []
-        self._bells: set[Callable[[], None]] = set()
+        self._bells: set[Callable[[], object]] = set()
         """Of those who follow, to be told of the close."""
         self._refusal: OrchEventsError | None = None
         register(self)
@@ -72,8 +73,9 @@ class ReadPool:
             raise ForkedError(str(self._refusal))
         self._refusal = LogClosedError(f"{self.path}: this log is closed")
         self._close_spare()
-        for bell in list(self._bells):
-            bell()
+        for bell in self._bells.copy():
+            with contextlib.suppress(RuntimeError):  # its event loop is closed
+                bell()
 
     def _close_spare(self) -> None:
         with contextlib.suppress(IndexError):
@@ -122,7 +124,7 @@ class ReadPool:
 
     @contextlib.contextmanager
     def _watching(
-        self, bell: Callable[[], None], stop: threading.Event | None = None
+        self, bell: Callable[[], object], stop: threading.Event | None = None
     ) -> Generator[Watcher, None, None]:
         self._bells.add(bell)
         try:
@@ -178,10 +180,7 @@ class ReadPool:
         self._close_spare()
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
-        def bell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is following any more
-                loop.call_soon_threadsafe(woken.set)
-
+        bell = partial(loop.call_soon_threadsafe, woken.set)
         deadline = None if timeout is None else loop.time() + timeout
         while not await asyncio.to_thread(self.exists):
             if deadline is not None and loop.time() >= deadline:

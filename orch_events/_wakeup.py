@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from ._connection import data_version, open_for_reading
@@ -39,7 +40,7 @@ class _Sleeper:
     """Sleeps until woken; where there is inotify, also until the ``-wal`` file is written or the database replaced."""
 
     def __init__(self, path: str) -> None:
-        self._woken = threading.Event()
+        self._woken: SimpleQueue[None] = SimpleQueue()  # may be put to from a finalizer, in the midst of anything
         self._hints: int = -1
         self._add_watch: Callable[[int, bytes, int], int]
         self._wait: Callable[[float], object]
@@ -61,15 +62,18 @@ class _Sleeper:
     def sleep(self, seconds: float) -> bool:
         """Wait; ``True`` when woken or given a hint."""
         if self._hints < 0:
-            self._woken.wait(seconds)
+            with contextlib.suppress(Empty):
+                self._woken.get(timeout=seconds)
+                return True
         elif seconds < 0.001:  # `poll` counts in milliseconds
             time.sleep(seconds)
         else:
             for name, mask in self._watched:  # again each time, in case SQLite made the file anew
                 self._add_watch(self._hints, os.fsencode(name), mask)
             self._wait(seconds * 1000)
-        woken = self._woken.is_set()
-        self._woken.clear()
+        woken = not self._woken.empty()
+        while not self._woken.empty():
+            self._woken.get()
         if self._hints >= 0:
             with contextlib.suppress(BlockingIOError):
                 woken = bool(os.read(self._hints, 4096)) or woken
@@ -77,7 +81,7 @@ class _Sleeper:
 
     def wake(self) -> None:
         """End the sleep. One that inotify ends by itself is left alone."""
-        self._woken.set()
+        self._woken.put(None)
 
     def close(self) -> None:
         """Release what it holds."""
@@ -85,15 +89,16 @@ class _Sleeper:
             os.close(self._hints)
 
 
-_MUTEX: Final = threading.Lock()
-"""Guards every watcher's bells and descriptors; held for microseconds."""
+_MUTEX: Final = threading.RLock()
+"""Guards every watcher's bells and descriptors; held for microseconds. Re-entered when the garbage collector finds a
+follower in the midst of it."""
 
 
 class Watcher:
     """Rings the bells of everybody who follows one file, on a thread of its own, while there is anybody."""
 
     def __init__(self, path: str, key: str) -> None:
-        self.bells: dict[Callable[[], None], threading.Event | None] = {}
+        self.bells: dict[Callable[[], object], threading.Event | None] = {}
         self._path = path
         self._key = key
         self._error: OrchEventsError | None = None
@@ -140,9 +145,12 @@ class Watcher:
                 changed, self._version = version != self._version, version
             if self._stat() != self._identity:
                 self._error = self.gone()
-            for bell, stop in list(self.bells.items()):
+            for bell, stop in self.bells.copy().items():
                 if changed or self._error is not None or (stop is not None and stop.is_set()):
-                    bell()
+                    try:
+                        bell()
+                    except RuntimeError:  # its event loop is closed, and nobody will ever take the bell away
+                        self.bells.pop(bell, None)
             hint = 0.0 if changed else time.monotonic() if hinted else hint
             recent = hinted or changed or time.monotonic() - hint < _PATIENCE
             pause = self._sleeper.pause if recent else min(pause * 2, TICK)
@@ -175,7 +183,7 @@ if sys.platform != "win32":
 
 
 @contextlib.contextmanager
-def watching(path: str, bell: Callable[[], None], stop: threading.Event | None = None) -> Generator[Watcher, None, None]:
+def watching(path: str, bell: Callable[[], object], stop: threading.Event | None = None) -> Generator[Watcher, None, None]:
     """Within the body, `bell` is called after every commit to the file, and once it is gone or `stop` is set."""
     key = os.path.realpath(path)
     with _MUTEX:

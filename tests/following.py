@@ -7,8 +7,9 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 import pytest
@@ -109,11 +110,19 @@ def watchers() -> list[threading.Thread]:
 
 
 @pytest.fixture(autouse=True)
-def nobody_stays() -> Iterator[None]:
-    """Whatever a test does to its followers, the watchers end."""
+def nobody_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test does to its followers, the watchers end; sooner than usual, for there are many tests."""
+    for module in ("_wakeup", "_pool"):
+        monkeypatch.setattr(f"orch_events.{module}.TICK", 0.01)
     before = watchers()
     yield
     wait_until(lambda: set(watchers()) <= set(before))
+
+
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch, nobody_stays: None) -> None:
+    """A watcher looks hundreds of times within a short test."""
+    monkeypatch.setattr("orch_events._wakeup.TICK", 0.001)
 
 
 def descriptors() -> list[str]:
@@ -129,6 +138,18 @@ def descriptors() -> list[str]:
 
 def ids(events: Iterable[Event | StepEvent]) -> list[int]:
     return [event.event_id for event in events]
+
+
+async def first(stream: AsyncIterator[Event], count: int, arrived: list[int] | None = None) -> list[int]:
+    """The ids of the first `count` events; leaves the rest. Each is added to `arrived` when it comes."""
+    found: list[int] = []
+    async for event in stream:
+        found.append(event.event_id)
+        if arrived is not None:
+            arrived.append(event.event_id)
+        if len(found) == count:
+            break
+    return found
 
 
 class Beside:
@@ -161,5 +182,23 @@ class Beside:
 
 
 def _running(thread: int) -> str:
-    frame = sys._current_frames().get(thread)
-    return "" if frame is None else frame.f_code.co_name
+    frames: dict[int, FrameType] = attrgetter("_current_frames")(sys)()
+    return frames[thread].f_code.co_name if thread in frames else ""
+
+
+PROGRAM: Final = """
+import asyncio, gc, json, os, random, signal, sys, threading, time, traceback
+import orch_events._wakeup
+from orch_events import EventLog, EventReader, ForkedError
+
+path = sys.argv[1]
+BEAT, END = ("t", None, "step_heartbeat", {}), ("t", None, "task_completed", {})
+
+def without_inotify():
+    import ctypes
+    ctypes.CDLL = lambda _: object()
+
+def watchers():
+    return [thread for thread in threading.enumerate() if thread.name == "orch_events watcher"]
+"""
+"""How the programs begin that `run_script` runs."""

@@ -1,27 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Following: what a follower is given, in what order, when it ends, and what it makes of files that come and go."""
+"""Following: what a follower is given, in what order, and when it ends."""
 
-import os
 import sqlite3
-import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Final
 
 import pytest
 
-from orch_events import (
-    STEP_EVENT_TYPES,
-    EventLog,
-    EventReader,
-    EventType,
-    LogNotFoundError,
-    ReadError,
-    insert_event_with_conn,
-)
+from orch_events import STEP_EVENT_TYPES, EventLog, EventType, insert_event_with_conn
 
 from .following import (
     BEAT,
@@ -31,24 +19,20 @@ from .following import (
     Follow,
     Queries,
     Way,
+    first,
     follow,
-    follow_sync,
     ids,
     in_turn,
     nobody_stays,
     queries,
+    restless,
     waking,
     watchers,
     way,
 )
-from .helpers import PATIENCE, NewEvent, execute, start, wait_until, write_locked
+from .helpers import PATIENCE, NewEvent, start, wait_until
 
-__all__ = ["follow", "nobody_stays", "queries", "waking", "way"]  # fixtures
-
-NOT_WINDOWS: Final = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
-FAST: Final = 0.001
-"""A tick that lets a watcher look hundreds of times within a short test."""
-
+__all__ = ["follow", "nobody_stays", "queries", "restless", "waking", "way"]  # fixtures
 
 def typed(event_type: str) -> NewEvent:
     return ("t", None, event_type, {})
@@ -124,11 +108,9 @@ def test_a_burst_of_full_pages_arrives_whole(log: EventLog) -> None:
 
 
 @pytest.mark.parametrize("runs", [60, pytest.param(1000, marks=pytest.mark.long)])
-def test_nothing_is_missed_between_history_and_live(
-    follow: Follow, log: EventLog, runs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("restless")
+def test_nothing_is_missed_between_history_and_live(follow: Follow, log: EventLog, runs: int) -> None:
     """Appended before the first event is asked for, and at the same moment; on an old watcher and on a new one."""
-    monkeypatch.setattr("orch_events._wakeup.TICK", FAST)
     last = 0
     for n in range(runs):
         if n % 3:
@@ -291,207 +273,19 @@ def test_stop_ends_a_history_that_grows(log: EventLog, monkeypatch: pytest.Monke
     assert seen == list(range(1, len(seen) + 1))
 
 
-def test_what_was_committed_before_stop_was_set_is_delivered(path: Path) -> None:
+@pytest.mark.parametrize("by", ["stop", "the task's end"])
+def test_nothing_that_was_committed_before_the_end_is_lost(path: Path, by: str) -> None:
+    """The follower is in the midst of reading when the last event comes, and the word to end right after it."""
     last = 0
     with EventLog(path, durability="normal") as log:
-        for _ in range(150):
-            stop = threading.Event()
-            follower = Beside(log.follow_events(after_id=last, stop=stop))
-            expected = [log.insert_event(*BEAT) for _ in range(10)]
-            last = expected[-1]
-            stop.set()
+        for n in range(150):
+            stop, task = threading.Event(), f"task {n}"
+            ended = by != "stop"
+            follower = Beside(log.follow_events(task, after_id=last, stop=stop, until_finished=ended))
+            expected = [log.insert_event(task, None, "x", {}) for _ in range(10)]
+            if ended:
+                expected.append(log.insert_event(task, None, "task_failed", {}))
+            else:
+                stop.set()
             assert follower.end() == expected
-
-
-# ------------------------------------------------------------------------------------------- files that come and go
-
-
-def nothing(_path: Path) -> None:
-    """There is no file."""
-
-
-def no_folder(path: Path) -> None:
-    path.parent.rmdir()
-
-
-def empty(path: Path) -> None:
-    path.touch()
-
-
-def half_created(path: Path) -> None:
-    execute(path, "PRAGMA journal_mode=WAL")
-
-
-@pytest.mark.parametrize("before", [nothing, no_folder, empty, half_created])
-def test_a_log_that_does_not_exist_yet(tmp_path: Path, before: Callable[[Path], None], way: Way) -> None:
-    path = tmp_path / "folder" / "events.db"
-    path.parent.mkdir()
-    before(path)
-    with pytest.raises(LogNotFoundError):
-        EventReader(path)
-    with EventReader(path, must_exist=False) as reader:
-        with pytest.raises(LogNotFoundError):
-            reader.query_step_events("t")
-        assert ids(way(reader)(timeout=0)) == ids(way(reader)(timeout=0.15)) == []
-        stop = threading.Event()
-        stopped = Beside(reader.follow_events(stop=stop))
-        follower = Beside(way(reader)("t", until_finished=True))
-        stop.set()
-        assert stopped.end() == []
-        path.parent.mkdir(exist_ok=True)
-        with EventLog(path) as log:
-            log.insert_event(*BEAT)
-            assert follower.saw(1) == [1]
-            log.insert_events([BEAT, END])
-            assert follower.end() == [1, 2, 3]
-
-
-def test_a_task_that_does_not_exist_yet(follow: Follow, log: EventLog) -> None:
-    follower = Beside(follow("t", until_finished=True))
-    follower.asleep()
-    log.insert_event(*OTHER)
-    follower.asleep()
-    log.insert_events([OTHER, BEAT, END])
-    assert follower.end() == [3, 4]
-
-
-def test_a_log_may_be_followed_through_a_link(log: EventLog, path: Path, way: Way) -> None:
-    link = path.with_name("link.db")
-    link.symlink_to(path)
-    with EventReader(link) as reader:
-        follower = Beside(way(reader)("t", until_finished=True))
-        for n in range(3):
-            follower.asleep()
-            log.insert_event(*BEAT)
-            assert len(follower.saw(n + 1)) == n + 1
-        log.insert_event(*END)
-        assert follower.end() == [1, 2, 3, 4]
-
-
-def deleted(path: Path) -> None:
-    path.unlink()
-
-
-def replaced(path: Path) -> None:
-    other = path.with_name("other.db")
-    with EventLog(other) as log:
-        log.insert_events([BEAT] * 100)
-    os.replace(other, path)
-
-
-def moved(path: Path) -> None:
-    path.rename(path.with_name("moved.db"))
-
-
-@NOT_WINDOWS
-@pytest.mark.usefixtures("waking")
-@pytest.mark.parametrize("change", [deleted, replaced, moved])
-def test_a_file_that_goes_away_ends_it_with_an_error(
-    follow: Follow, log: EventLog, path: Path, change: Callable[[Path], None]
-) -> None:
-    log.insert_events([BEAT, BEAT])
-    follower, parked, half_read = Beside(follow("t", until_finished=True)), follow(after_id=1), follow()
-    next(parked)
-    next(half_read)
-    follower.saw(2)
-    follower.asleep()
-    change(path)
-    for gone in (follower, Beside(parked), Beside(half_read)):
-        with pytest.raises(ReadError, match="deleted or replaced") as caught:
-            gone.end(PATIENCE / 6)
-        assert caught.value.path == str(path)
-    assert follower.seen == [1, 2]
-
-
-def remade(path: Path) -> None:
-    """Remove the log and begin a new one at the same place, as one does by hand."""
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    with EventLog(path) as log:
-        log.insert_events([BEAT] * 3)
-
-
-@NOT_WINDOWS
-def test_a_file_that_was_replaced_before_it_was_followed(path: Path, way: Way) -> None:
-    """An old handle must not go on with the file that is gone; either answer will do but silence."""
-    EventLog(path).close()
-    with EventReader(path) as reader:
-        assert list(reader.query_events()) == []
-        remade(path)
-        follower = Beside(way(reader)(timeout=1))
-        try:
-            assert follower.end() == [1, 2, 3]
-        except ReadError:
-            assert follower.seen == []
-
-
-@NOT_WINDOWS
-def test_who_still_follows_a_file_that_is_gone_is_no_harm_to_others(path: Path, way: Way) -> None:
-    with EventLog(path) as log:
-        log.insert_event(*BEAT)
-    with EventReader(path) as old:
-        parked = way(old)()
-        next(parked)
-        remade(path)
-        with EventLog(path) as log, EventReader(path) as reader:
-            followers = [Beside(way(queries)("t", until_finished=True)) for queries in (log, reader)]
-            for follower in followers:
-                assert follower.saw(3) == [1, 2, 3]
-                follower.asleep()
-            log.insert_event(*END)
-            assert [follower.end() for follower in followers] == [[1, 2, 3, 4]] * 2
-        with pytest.raises(ReadError):
-            next(parked)
-
-
-# ------------------------------------------------------------------------------------------------------- a busy database
-
-
-def test_a_held_write_lock_holds_nobody_up(follow: Follow, log: EventLog, path: Path) -> None:
-    log.insert_event(*BEAT)
-    with write_locked(path):
-        assert ids(follow(timeout=0)) == [1]
-        follower = Beside(follow("t", until_finished=True))
-        assert follower.saw(1) == [1]
-        follower.asleep()
-    log.insert_event(*END)
-    assert follower.end() == [1, 2]
-
-
-@pytest.mark.parametrize("moment", ["before it starts", "while it waits"])
-def test_a_locked_database_is_waited_out(path: Path, way: Way, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a write-ahead log, as a host application may have it, a writer locks everybody out."""
-    monkeypatch.setattr("orch_events._wakeup.TICK", FAST)
-    with EventLog(path) as log:
-        log.insert_event(*BEAT)
-    execute(path, "PRAGMA journal_mode=DELETE")
-    with (
-        EventReader(path, busy_timeout=PATIENCE) as reader,
-        closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as other,
-    ):
-        if moment == "before it starts":
-            other.execute("BEGIN EXCLUSIVE")
-        follower = Beside(way(reader)("t", until_finished=True))
-        if moment == "while it waits":
-            follower.saw(1)
-            follower.asleep()
-            other.execute("BEGIN EXCLUSIVE")
-        insert_event_with_conn(other, *BEAT)
-        time.sleep(0.05)  # as long as fifty looks
-        insert_event_with_conn(other, *BEAT)
-        insert_event_with_conn(other, *BEAT)
-        other.execute("COMMIT")
-        follower.saw(4)
-        follower.asleep()
-        insert_event_with_conn(other, *END)
-        assert follower.end() == [1, 2, 3, 4, 5]
-
-
-@NOT_WINDOWS
-def test_stop_and_timeout_hold_while_the_file_is_awaited(path: Path) -> None:
-    with EventReader(path, must_exist=False) as reader:
-        stop = threading.Event()
-        followers = [Beside(follow_sync(reader)(timeout=0.3)), Beside(reader.follow_step_events("t", stop=stop))]
-        stop.set()
-        assert [follower.end() for follower in followers] == [[], []]
-        assert not path.exists(), "a reader creates nothing"
+            last = expected[-1]

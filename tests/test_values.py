@@ -143,7 +143,8 @@ def test_help_shows_everything_public() -> None:
     text = pydoc.plain(pydoc.render_doc(orch_events))
     for name in NAMED:
         assert re.search(rf"^    (class )?{name}\b.*\(", text, re.MULTILINE), name
-        assert (inspect.getdoc(getattr(orch_events, name)) or "nothing").splitlines()[0] in text
+        doc = inspect.getdoc(getattr(orch_events, name))
+        assert doc and doc.splitlines()[0] in text, name
     data = text.partition("\nDATA\n")[2]
     assert set(re.findall(r"^    (\w+)\b.* = ", data, re.MULTILINE)) == {"__all__", *orch_events.__all__} - {*NAMED}
 

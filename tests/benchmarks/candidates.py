@@ -249,7 +249,7 @@ PEERS: Final = {  # by the names of their modules
     "honker": Candidate(honker, "W1 W2 W4 W5bulk W5threads W6 W6c W7", NONE, True),
     "aiosqlite": Candidate(aiosqlite, "W3 W6 W6c loop", EACH),
     "eventsourcing": Candidate(eventsourcing, "W4 W5bulk", EACH),
-    "litequeue": Candidate(litequeue, "W1 W2 W5threads", NONE),
+    "litequeue": Candidate(litequeue, "W1 W2 W5threads", NONE, True),
     "persistqueue": Candidate(persistqueue, "W1 W2 W5threads W6 W6c", EACH),
     "sqlite_utils": Candidate(sqlite_utils, "W4 W5bulk", EACH, True),
 }
