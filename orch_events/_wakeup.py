@@ -109,8 +109,10 @@ class Watcher:
             self._version = data_version(self._connection)
         self._sleeper = _Sleeper(path)
         self._thread = threading.Thread(target=self._watch, name="orch_events watcher", daemon=True)
-        self._thread.start()
         register(self)
+
+    def start(self) -> None:
+        self._thread.start()
 
     @property
     def failed(self) -> bool:
@@ -174,7 +176,8 @@ class Watcher:
         with _MUTEX:
             self.bells.clear()
             self.wake()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
 
 _WATCHERS: Final[dict[str, Watcher]] = {}
@@ -185,12 +188,15 @@ if sys.platform != "win32":
 @contextlib.contextmanager
 def watching(path: str, bell: Callable[[], object], stop: threading.Event | None = None) -> Generator[Watcher, None, None]:
     """Within the body, `bell` is called after every commit to the file, and once it is gone or `stop` is set."""
-    key = os.path.realpath(path)
+    key, new = os.path.realpath(path), False
     with _MUTEX:
         watcher = _WATCHERS.get(key)
         if watcher is None or watcher.failed:  # a new file may stand where the old one was
-            watcher = _WATCHERS[key] = Watcher(path, key)
+            watcher, new = Watcher(path, key), True
+            _WATCHERS[key] = watcher
         watcher.bells[bell] = stop
+    if new:  # not with the mutex held: the new thread may find followers to collect before it has started
+        watcher.start()
     try:
         yield watcher
     except LogNotFoundError:  # the body came to read before we came to look
