@@ -122,8 +122,8 @@ class EventLog(Queries):
         """Queue one event and return at once; the future resolves to its id when it is durable.
 
         Raises `PayloadError`, and `QueueFullError` after waiting `busy_timeout` seconds for room. The future fails with
-        `WriteError`; if nobody holds it then, the failure is logged and raised by the next `flush` or `close`. It cannot
-        be cancelled: an accepted event is written.
+        `WriteError`; if nobody holds it then, the failure is logged and raised by the next `flush` or `close`. It
+        cannot be cancelled: an accepted event is written. Its callbacks run on the writer's thread and must not write.
         """
         return self._writer.submit((new_row((task_id, task_item_id, event_type, payload), timestamp()),))
 

@@ -22,8 +22,8 @@ BUSY_TIMEOUT: Final = 10.0
 class Queries:
     """What logs open for writing and for reading have in common: the questions they answer, and closing.
 
-    Every method may be called from any thread, and from several at once; the ``…_async`` twins run the same query in a
-    thread. All raise `ReadError` when the file cannot be read, `LogClosedError` after `close`, `ForkedError` in the
+    Every method may be called from any thread, and from several at once; the ``…_async`` twins do their reading in
+    threads. All raise `ReadError` when the file cannot be read, `LogClosedError` after `close`, `ForkedError` in the
     child of a fork.
     """
 
@@ -102,7 +102,7 @@ class Queries:
     def follow_step_events_async(
         self, task_id: str, *, after_id: int = 0, timeout: float | None = None, until_finished: bool = False
     ) -> AsyncIterator[StepEvent]:
-        """`follow_step_events` for coroutines: to end it, cancel the task or leave the loop. Waiting holds no thread."""
+        """`follow_step_events` for coroutines: to end it, cancel the task or leave the loop. Waits without thread."""
         selection = Selection(task_id, steps_only=True)
         return self._pool.follow_async(selection, page_step_events, after_id, timeout, until_finished)
 

@@ -82,7 +82,7 @@ def prepare_reading(connection: sqlite3.Connection, path: str) -> None:
 
 def _checked_columns(connection: sqlite3.Connection, path: str) -> set[Cell]:
     """The columns of `events`, empty without such a table; `SchemaError` for a table or a file that is not ours."""
-    kind = scalar(connection, "SELECT type FROM sqlite_master WHERE name = 'events'")
+    kind = scalar(connection, "SELECT type FROM sqlite_master WHERE name = 'events' AND type IN ('table', 'view')")
     if isinstance(kind, str) and kind != "table":
         raise SchemaError(f"{path}: 'events' is a {kind}, not a table; not an event log")
     table = "SELECT name, upper(type), pk FROM pragma_table_info('events')"

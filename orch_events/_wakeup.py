@@ -186,7 +186,9 @@ if sys.platform != "win32":
 
 
 @contextlib.contextmanager
-def watching(path: str, bell: Callable[[], object], stop: threading.Event | None = None) -> Generator[Watcher, None, None]:
+def watching(
+    path: str, bell: Callable[[], object], stop: threading.Event | None = None
+) -> Generator[Watcher, None, None]:
     """Within the body, `bell` is called after every commit to the file, and once it is gone or `stop` is set."""
     key, new = os.path.realpath(path), False
     with _MUTEX:

@@ -288,7 +288,7 @@ class Writer:
         return True
 
     def _take(self) -> list[Entry]:
-        """With the mutex held: own the connection and take what one commit can hold; empty if there is nothing to do."""
+        """With the mutex held: own the connection and take what one commit can hold; empty if nothing is to be done."""
         batch: list[Entry] = []
         if self._owner is None and self._queue:
             self._owner, rows = batch, 0
@@ -374,7 +374,7 @@ class Writer:
         self.raise_unheard()
 
     def drop(self) -> None:
-        """`close`, for the garbage collector: if it runs in the midst of a commit of ours, at the end of that thread."""
+        """`close`, for the garbage collector: from the midst of a commit of ours, at the end of that thread."""
         if self._committing == threading.get_ident():
             self._refusal = LogClosedError(f"{self.path}: this log is closed")
             self._dropped = True
