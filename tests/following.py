@@ -182,8 +182,9 @@ class Beside:
 
 
 def _running(thread: int) -> str:
-    frames: dict[int, FrameType] = attrgetter("_current_frames")(sys)()
-    return frames[thread].f_code.co_name if thread in frames else ""
+    # Not kept in a variable, or this frame would hold itself and its callers for the garbage collector.
+    frame: FrameType | None = attrgetter("_current_frames")(sys)().get(thread)
+    return "" if frame is None else frame.f_code.co_name
 
 
 PROGRAM: Final = """

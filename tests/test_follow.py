@@ -19,7 +19,6 @@ from .following import (
     Follow,
     Queries,
     Way,
-    first,
     follow,
     ids,
     in_turn,

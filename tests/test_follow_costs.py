@@ -73,7 +73,7 @@ def asked(statements: list[str]) -> set[str]:
 
 @pytest.mark.usefixtures("waking", "restless")
 def test_an_idle_follower_leaves_the_file_alone(way: Way, log: EventLog, path: Path) -> None:
-    def state(connection: sqlite3.Connection) -> list[object]:
+    def state(connection: sqlite3.Connection) -> object:
         status = [file.stat() for file in (path, wal(path))]
         return [(s.st_size, s.st_mtime_ns, s.st_ino) for s in status] + connection.execute(look).fetchall()
 
@@ -188,6 +188,22 @@ def test_three_hundred_come_and_go(log: EventLog, path: Path) -> None:
 
     threads, files = round_trip(5)
     assert round_trip(25) <= (threads, files + 8), "SQLite keeps a few for reuse"
+
+
+def test_a_watcher_that_cannot_start_is_no_harm_to_the_next(follow: Follow, log: EventLog) -> None:
+    usual = threading.stack_size(1 << 46)  # more than there is: no thread can start
+    try:
+        with pytest.raises(RuntimeError, match="start new thread"):
+            next(log.follow_events())
+    finally:
+        threading.stack_size(usual)
+    follower = Beside(follow("t", until_finished=True))
+    for n in range(3):
+        follower.asleep()
+        log.insert_event(*BEAT)
+        assert len(follower.saw(n + 1)) == n + 1
+    log.insert_event(*END)
+    assert follower.end() == [1, 2, 3, 4]
 
 
 def test_a_follower_may_be_closed_from_anywhere(path: Path) -> None:

@@ -116,9 +116,19 @@ def moved(path: Path) -> None:
     path.rename(path.with_name("moved.db"))
 
 
+def remade(path: Path) -> None:
+    """As by hand: everything of the log is removed, and another put in its place."""
+    other = path.with_name("other.db")
+    with EventLog(other) as log:
+        log.insert_events([BEAT] * 3)
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    other.rename(path)
+
+
 @NOT_WINDOWS
 @pytest.mark.usefixtures("waking")
-@pytest.mark.parametrize("change", [deleted, replaced, moved])
+@pytest.mark.parametrize("change", [deleted, replaced, moved, remade])
 def test_a_file_that_goes_away_ends_it_with_an_error(
     follow: Follow, log: EventLog, path: Path, change: Callable[[Path], None]
 ) -> None:
@@ -138,14 +148,6 @@ def test_a_file_that_goes_away_ends_it_with_an_error(
         assert follower.seen == seen, "and nothing of another file"
 
 
-def remade(path: Path) -> None:
-    """Remove the log and begin a new one at the same place, as one does by hand."""
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    with EventLog(path) as log:
-        log.insert_events([BEAT] * 3)
-
-
 @NOT_WINDOWS
 def test_a_file_that_was_replaced_before_it_was_followed(path: Path, way: Way) -> None:
     """An old handle must not go on with the file that is gone; either answer will do but silence."""
@@ -161,10 +163,15 @@ def test_a_file_that_was_replaced_before_it_was_followed(path: Path, way: Way) -
 
 
 @NOT_WINDOWS
-def test_who_still_follows_a_file_that_is_gone_is_no_harm_to_others(path: Path, way: Way) -> None:
+@pytest.mark.usefixtures("waking")
+@pytest.mark.parametrize("tick", [0.01, 1.0], ids=["noticed", "perhaps not noticed"])
+def test_who_still_follows_a_file_that_is_gone_is_no_harm_to_others(
+    path: Path, way: Way, tick: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with EventLog(path) as log:
         log.insert_event(*BEAT)
     with EventReader(path) as old:
+        monkeypatch.setattr("orch_events._wakeup.TICK", tick)
         parked = way(old)()
         next(parked)
         remade(path)

@@ -27,6 +27,10 @@ def spread(values: list[float]) -> str:
     return text(median(values)) + (f" [{text(min(values))}..{text(max(values))}]" if len(values) > 1 else "")
 
 
+def marked(name: str) -> str:
+    return f"{name}†" if "NOT" in CANDIDATES[name].ack else name
+
+
 def machine() -> str:
     """What the figures depend on."""
     kinds = {"": "unknown"}
@@ -65,8 +69,7 @@ def report(found: dict[str, list[Figures]]) -> None:
     print("|".join(["", *heads, ""]), "|".join(["", *("---" for _ in heads), ""]), sep="\n")
     for name, rounds in found.items():
         values = [figures[first] for figures in rounds]
-        cells = [name if "NOT" not in CANDIDATES[name].ack else f"{name}†", text(median(values))]
-        cells += [text(min(values) if rate else max(values))]
+        cells = [marked(name), text(median(values)), text(min(values) if rate else max(values))]
         cells += [text(median(figures[other] for figures in rounds)) for other in others]
         for us in ours:
             pairs = zip((figures[first] for figures in found[us]), values, strict=True)
@@ -77,7 +80,7 @@ def report(found: dict[str, list[Figures]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less than a minute instead of a quarter of an hour")
-    parser.add_argument("--rounds", type=int, default=0, help="of each workload (5, with --quick 1)")
+    parser.add_argument("--rounds", type=int, default=0, help="of each workload (3, with --quick 1)")
     parser.add_argument("--only", default="W,memory,loop", help="beginnings of workloads' names, such as W1,W5,memory")
     parser.add_argument("--durability", choices=["full", "normal", "both"], default="both", help="of ours")
     options = parser.parse_args()
@@ -86,9 +89,9 @@ def main() -> None:
     elif options.durability == "normal":  # which alone must do the work of both
         work = CANDIDATES.pop("orch_events").work
         CANDIDATES["orch_events_normal"] = CANDIDATES["orch_events_normal"]._replace(work=work)
-    rounds = options.rounds or (1 if options.quick else 5)
-    print(f"{machine()}\n\nMedians of {rounds} rounds. †: an ack does not wait for the disk.\n")
-    print(*(f"- {name}: {who.ack}" for name, who in CANDIDATES.items()), sep="\n")
+    rounds = options.rounds or (1 if options.quick else 3)
+    print(f"{machine()}\n\nRounds: {rounds}; median [least..most]; × means times as good. What an ack means:\n")
+    print(*(f"- {marked(name)}: {who.ack}" for name, who in CANDIDATES.items()), sep="\n")
     for workload in (name for name in WORKLOADS if name.startswith(tuple(options.only.split(",")))):
         print(f"\n### {workload}: {WORKLOADS[workload].title}\n", flush=True)
         names = [name for name, who in CANDIDATES.items() if workload in who.work.split()]

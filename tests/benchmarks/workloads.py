@@ -222,7 +222,7 @@ WORKLOADS: Final = {
     "W5bulk": Workload("a batch, beside a busy Python thread", partial(at_once, False, True), 1000, 250, 20),
     "W5threads": Workload("eight threads, each event acked, beside a busy thread", partial(acked, 8, True), 12, 5, 5),
     "W6": Workload("a task's steps read back", partial(at_once, True, False), 100_000, 10_000),
-    "W6c": Workload("the same, beside a busy thread", partial(at_once, True, True), 2000, 500, 10),
+    "W6c": Workload("the same, beside a busy thread", partial(at_once, True, True), 2000, 2000, 10),
     "W7": Workload("from the ack to the delivery in another process", woken, 300, 60),
     "W9": Workload("a big log beside a new one", grown, 1_000_000, 100_000),
     "memory": Workload("peak memory after N events and after ten times as many", remembered, 100_000, 10_000),
