@@ -157,6 +157,7 @@ class ReadPool:
                 woken.clear()
                 last = (stop is not None and stop.is_set()) or (until_finished and self._has_ended(selection))
                 for page in self.pages(selection, after_id):
+                    watcher.check()  # or it may be another file's
                     yield from decode(page)
                     after_id = page.ids[-1]
                     deadline = None if timeout is None else time.monotonic() + timeout

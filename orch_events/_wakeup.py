@@ -112,16 +112,23 @@ class Watcher:
         register(self)
 
     def start(self) -> None:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread can be started; the next follower tries again
+            self.bells.clear()
+            self._wanted()
+            raise
 
     @property
     def failed(self) -> bool:
-        """Whether `check` raises."""
+        """Whether the file that is followed is no longer there, or this is the child of a fork."""
+        if self._error is None and self._stat() != self._identity:
+            self._error = self.gone()
         return self._error is not None
 
     def check(self) -> None:
-        """Raise if the file that was followed is no longer there."""
-        if self._error is not None:
+        """Raise if `failed`."""
+        if self.failed and self._error is not None:
             raise self._error
 
     def gone(self) -> ReadError:
@@ -145,10 +152,9 @@ class Watcher:
             with contextlib.suppress(sqlite3.Error):  # busy: the version seen last still stands, so nothing is missed
                 version = data_version(self._connection)
                 changed, self._version = version != self._version, version
-            if self._stat() != self._identity:
-                self._error = self.gone()
+            failed = self.failed
             for bell, stop in self.bells.copy().items():
-                if changed or self._error is not None or (stop is not None and stop.is_set()):
+                if changed or failed or (stop is not None and stop.is_set()):
                     try:
                         bell()
                     except RuntimeError:  # its event loop is closed, and nobody will ever take the bell away

@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -116,7 +117,10 @@ def nobody_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(f"orch_events.{module}.TICK", 0.01)
     before = watchers()
     yield
-    wait_until(lambda: set(watchers()) <= set(before))
+    deadline = time.monotonic() + PATIENCE / 6
+    while set(watchers()) - set(before):
+        assert time.monotonic() < deadline, "a watcher stays"
+        time.sleep(0.002)
 
 
 @pytest.fixture

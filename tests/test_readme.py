@@ -20,7 +20,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON: Final = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 SHELL: Final = re.findall(r"^```(?:sh|console)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-INLINE: Final = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE))
+PROSE: Final = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+INLINE: Final = re.findall(r"`([^`\n]+)`", PROSE)
 VENDORING: Final = README.partition("\n## Vendoring\n")[2].partition("\n## ")[0]
 MYPY: Final = ("-m", "mypy", "--config-file=", "--strict", "--python-version=3.11", "--cache-dir=/dev/null")
 
@@ -110,8 +111,8 @@ def test_a_copy_as_the_readme_has_it_checks_strictly_and_its_logger_has_that_nam
 
 
 def test_what_it_calls_public_is_public() -> None:
-    members = {(match[1], match[2]) for text in INLINE for match in re.finditer(r"\b(EventLog|EventReader)\.(\w+)", text)}
-    assert not [pair for pair in members if not hasattr(getattr(orch_events, pair[0]), pair[1])]
+    members = set(re.findall(r"\b(EventLog|EventReader)\.(\w+)", "\n".join(INLINE)))
+    assert not [member for kind, member in members if not hasattr(getattr(orch_events, kind), member)]
     code = "\n".join([*PYTHON, *re.findall(r"`(from \S*orch_events import [\w, ]+)`", README)])
     imported = {
         alias.name

@@ -131,7 +131,8 @@ def test_the_core_of_the_tests_passes_against_a_copy(tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parent / "data", tests / "data")
     for name in ("__init__", "conftest", "helpers", *CORE):
         text = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-        (tests / f"{name}.py").write_text(re.sub(r"\borch_events\b", "consumer._vendor.renamed", text), encoding="utf-8")
+        text = re.sub(r"\borch_events\b", "consumer._vendor.renamed", text)
+        (tests / f"{name}.py").write_text(text, encoding="utf-8")
     boot = "import sys, pytest; sys.path.insert(0, '.'); sys.modules['orch_events'] = None; sys.exit(pytest.main())"
     options = "-W error -q -p no:cacheprovider --import-mode=importlib --rootdir=."
     (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = {options}\n", encoding="utf-8")
