@@ -68,8 +68,10 @@ def prepare(connection: sqlite3.Connection, path: str, busy_timeout: float) -> N
 
 def prepare_reading(connection: sqlite3.Connection, path: str) -> None:
     """Check that the file is a log, without writing to it."""
+    # Asked first: between two statements another process may create the log.
+    empty = scalar(connection, "SELECT count(*) FROM sqlite_master") == 0
     columns = _checked_columns(connection, path)
-    if not columns and scalar(connection, "SELECT count(*) FROM sqlite_master") == 0:
+    if not columns and empty:
         raise LogNotFoundError(errno.ENOENT, "an empty database; no event log here yet", path)
     if not columns:
         raise SchemaError(f"{path}: has no table 'events'; not an event log")

@@ -102,6 +102,7 @@ class Watcher:
         self._path = path
         self._key = key
         self._error: OrchEventsError | None = None
+        self._ending = False
         self._connection = open_for_reading(path, 0.0)
         self._identity = self._stat()
         self._version: object = None
@@ -165,7 +166,7 @@ class Watcher:
 
     def _wanted(self) -> bool:
         with _MUTEX:
-            if self.bells:
+            if self.bells and not self._ending:
                 return True
             if _WATCHERS.get(self._key) is self:
                 del _WATCHERS[self._key]
@@ -180,7 +181,7 @@ class Watcher:
 
     def exiting(self) -> None:
         with _MUTEX:
-            self.bells.clear()
+            self._ending = True  # whoever still comes to follow
             self.wake()
         if self._thread.is_alive():
             self._thread.join()
