@@ -5,9 +5,11 @@ An append waiting for its ack holds no thread: the writer delivers all the acks 
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import cast
+from typing import Final, cast
+from weakref import WeakKeyDictionary
 
 from ._entry import Entry, Loop
 from ._rows import NewRow
@@ -25,17 +27,40 @@ class _Awaited(Entry):
         self.waiter: asyncio.Future[int] = loop.create_future()
 
 
+# Acks that a loop gets in one turn: each lets a task run, for some 20 µs. With all 2,048 of a commit at once, other
+# callbacks were 20 to 50 ms late.
+_TURN: Final = 256
+_ACKS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, deque[_Awaited]]] = WeakKeyDictionary()
+"""What each loop has not got yet, while one of our turns is due there."""
+
+
 def _tell(entries: list[Entry]) -> bool:
+    loop, acks = asyncio.get_running_loop(), deque[_Awaited]()
     for entry in entries:
         if not isinstance(entry, _Awaited):
             continue
-        if entry.waiter.done():  # cancelled: whether the event is in the log is decided, but an error must not get lost
+        if entry.error is None:
+            acks.append(entry)
+        elif entry.waiter.done():  # cancelled: whether the event is in the log is decided, but the error must not get lost
             entry.writer.unheard([entry])
-        elif entry.error is not None:
-            entry.waiter.set_exception(entry.error)
         else:
-            entry.waiter.set_result(entry.last_id)
+            entry.waiter.set_exception(entry.error)
+    if (due := _ACKS.get(loop)) is not None:
+        due.extend(acks)
+    else:
+        _ACKS[loop] = acks
+        _turn(loop, acks)
     return True
+
+
+def _turn(loop: asyncio.AbstractEventLoop, acks: deque[_Awaited]) -> None:
+    if not acks:
+        del _ACKS[loop]
+        return
+    for _ in range(min(len(acks), _TURN)):
+        if not (entry := acks.popleft()).waiter.done():
+            entry.waiter.set_result(entry.last_id)
+    loop.call_soon(_turn, loop, acks)
 
 
 async def append(writer: Writer, rows: Sequence[NewRow]) -> int:

@@ -11,12 +11,11 @@ import os
 import sqlite3
 import stat
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from operator import methodcaller
-from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar, cast
+from weakref import ReferenceType, ref
 
 from ._errors import LogNotFoundError, OrchEventsError, ReadError, SchemaError, WriteError
 
@@ -89,11 +88,49 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     return os.path.abspath(text)
 
 
-def _connect(path: str, mode: Literal["ro", "rwc"], busy_timeout: float) -> sqlite3.Connection:
+class _Connection(sqlite3.Connection):
+    place = "", 0, 0
+    """The file's path, device and inode."""
+
+
+_KNOWN: Final[list[ReferenceType[_Connection]]] = []
+"""All the connections of this process."""
+
+
+def _places_in_use() -> Iterator[tuple[str, int, int]]:
+    for reference in _KNOWN.copy():
+        connection = reference()
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed
+            if connection is not None and connection.total_changes >= 0:
+                yield connection.place
+
+
+def _uri(path: str) -> str:
+    """As `pathlib` has it, whose import, with `urllib`, would take 5 ms of our 30."""
+    name = os.fsencode(path if os.sep == "/" else path.replace(os.sep, "/"))
+    safe = b"/-._~:abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+    quoted = "".join(chr(byte) if byte in safe else f"%{byte:02X}" for byte in name)
+    return f"file://{quoted}" if quoted.startswith("/") else f"file:///{quoted}"
+
+
+def _connect(path: str, mode: Literal["ro", "ro&immutable=1", "rwc"], busy_timeout: float) -> sqlite3.Connection:
     # A connection may move between threads but is never used by two at once, when CPython 3.12 and 3.13 return wrong
     # rows (https://github.com/python/cpython/issues/118172). `timeout` is in force before the first statement.
-    uri = f"{Path(path).as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, timeout=busy_timeout, isolation_level=None, check_same_thread=False, uri=True)
+    connection = sqlite3.connect(
+        f"{_uri(path)}?mode={mode}", timeout=busy_timeout, isolation_level=None, check_same_thread=False, factory=_Connection, uri=True
+    )
+    try:
+        # Opening a file in the place of one that is in use kills the process with SIGBUS: not seeing its own locks on
+        # the ``-shm`` file, SQLite truncates it. It has not looked at that before the first statement.
+        status, name = os.stat(path), os.path.realpath(path)
+        connection.place = name, status.st_dev, status.st_ino
+        others = {place for place in _places_in_use() if place[0] == name}
+        if others and connection.place not in others and os.path.exists(f"{name}-shm"):
+            raise sqlite3.OperationalError("deleted or replaced while in use")
+    except (OSError, sqlite3.Error) as error:
+        connection.close()
+        raise sqlite3.OperationalError(str(error)) from error
+    _KNOWN.append(ref(connection, _KNOWN.remove))
     # Invalid UTF-8 becomes lone surrogates, which `_payload.parse` refuses: the row's other columns survive.
     connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
     return connection
@@ -106,8 +143,8 @@ def _create_private(path: str) -> None:
     place is atomic; where the file system has no links, SQLite's default stands.
     """
     with contextlib.suppress(OSError):
-        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".orch_events-")
-        os.close(descriptor)
+        temporary = os.path.join(os.path.dirname(path), f".orch_events-{os.urandom(8).hex()}")
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             os.link(temporary, path)
         finally:
@@ -155,14 +192,17 @@ def enter_wal_mode(connection: sqlite3.Connection, path: str, busy_timeout: floa
         raise WriteError(f"{path}: this file system cannot hold a write-ahead log (journal mode stays {mode!r})", path)
 
 
-def open_for_reading(path: str, busy_timeout: float) -> sqlite3.Connection:
-    """A read-only connection: creates no database and changes none."""
+def open_for_reading(path: str, busy_timeout: float, at_rest: bool = False) -> sqlite3.Connection:
+    """A read-only connection: creates no database and changes none.
+
+    Of a file `at_rest`, which nobody writes to meanwhile, not even the ``-wal`` and ``-shm`` of a reader are created.
+    """
     if not os.path.exists(path):
         raise LogNotFoundError(errno.ENOENT, "no event log here", path)
     if not os.path.isfile(path):
         raise ReadError(f"{path}: not a regular file", path)
     with translated(ReadError, path, "cannot open"):
-        connection = _connect(path, "ro", busy_timeout)
+        connection = _connect(path, "ro&immutable=1" if at_rest else "ro", busy_timeout)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, PAGE_BYTES)
     return connection
 
@@ -179,3 +219,11 @@ def scalar(connection: sqlite3.Connection, sql: str, parameters: Row = ()) -> Ce
 def data_version(connection: sqlite3.Connection) -> Cell:
     """A number that moves when any other connection commits."""
     return scalar(connection, "PRAGMA data_version")
+
+
+def examine(connection: sqlite3.Connection, thorough: bool) -> dict[str, str]:
+    """What SQLite says of the file: some pragmas by their names, and as ``check`` "ok" or what is damaged."""
+    pragmas = ("journal_mode", "page_size", "page_count", "freelist_count", "auto_vacuum")
+    complaints = fetch_all(connection, f"PRAGMA {'integrity' if thorough else 'quick'}_check(5)")
+    found = {name: str(scalar(connection, f"PRAGMA {name}")) for name in pragmas}
+    return {**found, "check": "; ".join(str(row[0]).replace("\n", " ") for row in complaints)}

@@ -59,3 +59,14 @@ class WriteError(_DatabaseError):
 
 class ReadError(_DatabaseError):
     """Opening `path` for reading or reading it failed."""
+
+
+class PrunedError(OrchEventsError):
+    """Events that would have come next are no longer in the log: `EventLog.cleanup` has deleted them.
+
+    To go on with what is left, ask again with ``after_id=error.first_available_id - 1``.
+    """
+
+    def __init__(self, message: str, first_available_id: int = 1) -> None:
+        super().__init__(message)
+        self.first_available_id = first_available_id

@@ -5,12 +5,13 @@ Everything here is pure, and a row's meaning is decided here alone: not where it
 counts as JSON (`_payload`).
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple, cast
 
-from ._payload import JsonValue, parse_or_none
+from ._payload import JsonValue, parse, parse_or_none
 
 
 class ObservedStepScope(StrEnum):
@@ -97,6 +98,26 @@ class Event:
     def payload(self) -> JsonValue:
         """The parsed payload; ``None`` where the text is not JSON. Parsed anew at each access."""
         return parse_or_none(self.payload_json)
+
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
+
+
+def _dump(text: str | None) -> str:
+    return _ENCODER.encode(text)
+
+
+def event_json(event: Event) -> str:
+    """The event as one line of JSON."""
+    try:
+        parse(event.payload_json)
+        # The stored text itself, so that numbers keep their spelling. A JSON text has line breaks between tokens only.
+        payload = '"payload":' + event.payload_json.replace("\n", " ").replace("\r", " ")
+    except ValueError:
+        payload = '"payload_json":' + _dump(event.payload_json)
+    names = f'"task_id":{_dump(event.task_id)},"task_item_id":{_dump(event.task_item_id)}'
+    rest = f'"event_type":{_dump(event.event_type)},{payload},"created_at":{_dump(event.created_at)}'
+    return f'{{"event_id":{event.event_id},{names},{rest}}}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

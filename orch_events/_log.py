@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Final
 
@@ -15,9 +16,11 @@ from ._connection import DURABILITY, Durability, checked_path, open_for_writing,
 from ._errors import SchemaError, WriteError
 from ._pool import ReadPool
 from ._reader import BUSY_TIMEOUT, Queries
+from ._retention import BATCH, Cleaning, Cleanup
 from ._rows import NewEvent, NewRow, insert_one, new_row, new_rows, timestamp
 from ._schema import prepare
 from ._sinks import EventSink
+from ._upkeep import Rules
 from ._writer import Writer
 
 QUEUE_CAPACITY: Final = 10_000
@@ -71,7 +74,7 @@ class EventLog(Queries):
             finally:
                 pool.close()
 
-        super().__init__(pool, partial(close, writer.close), partial(close, writer.drop))
+        super().__init__(pool, partial(close, writer.close), partial(close, writer.drop), writer.check_outside)
         self._writer = writer
 
     def insert_event(
@@ -136,6 +139,57 @@ class EventLog(Queries):
         from ._aio import flush
 
         await flush(self._writer)
+
+
+    def cleanup(
+        self, *,
+        older_than: timedelta | datetime | None = None, keep_last: int | None = None, max_bytes: int | None = None,
+        only_finished: bool = True, dry_run: bool = False, batch: int = BATCH,
+        archive: str | os.PathLike[str] | None = None, gzip: bool = False,
+        progress: Callable[[Cleanup], object] | None = None,
+    ) -> Cleanup:
+        """Delete old events, beside live writers, and give their space back to the file system; says what it did.
+
+        Those go that are strictly older than `older_than` (an age, or a moment, in UTC if it has no zone), and then,
+        the oldest first, as many as it takes for the database to fit into `max_bytes`; given neither, all. But nothing
+        of a task that has not ended (completed, failed or cancelled) goes, unless `only_finished` is false, nor the
+        `keep_last` newest events of any task. A time that cannot be understood is never old. The event that gives a
+        task its status goes last: else, with a later one kept, the task would seem to run again.
+
+        At most `batch` events go in one commit, which holds the write lock for a few milliseconds. Interrupted by
+        whatever, it leaves a sound log, and a second call goes on. `archive` is a directory: what is to go is first
+        written there, as JSON lines, with `gzip` compressed, one file a run (one for each 500,000 events, so that disk
+        and memory stay bounded), named by time and ids. A crash may leave events in the log and in a file, never in
+        neither. `progress` hears of each commit.
+
+        A reader who comes to where events were is told by `PrunedError`. Ids are not given again. Raises `ValueError`
+        for what makes no sense, such as no criterion at all, `WriteError`, and `OSError` from writing the archive. Of
+        a file made without ``auto_vacuum`` the space is used again instead: `Cleanup.bytes_reusable`. For coroutines:
+        ``await asyncio.to_thread(log.cleanup, …)``.
+        """
+        if older_than is None and keep_last is None and max_bytes is None:
+            raise ValueError("cleanup needs older_than, keep_last or max_bytes")
+        if min(keep_last or 0, max_bytes or 0, batch - 1) < 0:
+            raise ValueError("keep_last and max_bytes must not be negative, and batch must be at least 1")
+        if isinstance(older_than, timedelta):
+            try:
+                older_than = datetime.now(timezone.utc) - older_than
+            except OverflowError:
+                raise ValueError(f"older_than is out of range: {older_than}") from None
+        elif older_than is not None and older_than.tzinfo is None:
+            older_than = older_than.replace(tzinfo=timezone.utc)
+        path, timeout = self._pool.path, self._pool.busy_timeout
+        with self._pool.lend():  # if it may still be used
+            connection = open_for_writing(path, "normal", timeout)
+        try:
+            with translated(WriteError, path, "cleanup stopped"):
+                return Cleaning(
+                    connection=connection, path=path, rules=Rules(older_than, keep_last or 0, only_finished),
+                    max_bytes=max_bytes, batch=batch, dry_run=dry_run, timeout=timeout, progress=progress,
+                    archive=None if archive is None else os.fspath(archive), gzip=gzip,
+                ).run()
+        finally:
+            connection.close()
 
 
 def _ids(last: int, count: int) -> list[int]:

@@ -10,15 +10,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
 from ._connection import open_for_reading, translated
-from ._errors import ForkedError, LogClosedError, LogNotFoundError, OrchEventsError, ReadError
+from ._errors import ForkedError, LogClosedError, LogNotFoundError, OrchEventsError, PrunedError, ReadError
 from ._events import TERMINAL_EVENT_TYPES
 from ._lifetime import register
 from ._rows import MAX_ID, PAGE_ROWS, Page, Selection, read_last_id, read_page, read_task_status
 from ._schema import prepare_reading
+from ._upkeep import read_pruned
 from ._wakeup import TICK, Watcher, watching
 
 T = TypeVar("T")
@@ -27,13 +29,22 @@ _SPARE: Final = 4
 """Connections kept open for the next query; each costs two file descriptors and opening one 0.2 ms."""
 
 
+@dataclass(slots=True)
+class Place:
+    """How far somebody has read."""
+
+    after_id: int
+    settled: int | None = None
+    """That so many were pruned is no news; ``None`` before the first page."""
+
+
 class ReadPool:
     """Read-only connections to one file, each lent to one user at a time."""
 
     def __init__(self, path: str, busy_timeout: float, must_exist: bool = True) -> None:
         self.path = path
         self._must_exist = must_exist
-        self._busy_timeout = busy_timeout
+        self.busy_timeout = busy_timeout
         self._spare: list[sqlite3.Connection] = []
         self._bells: set[Callable[[], object]] = set()
         """Of those who follow, to be told of the close."""
@@ -49,7 +60,7 @@ class ReadPool:
             try:
                 connection, new = self._spare.pop(), False
             except IndexError:
-                connection, new = open_for_reading(self.path, self._busy_timeout), True
+                connection, new = open_for_reading(self.path, self.busy_timeout), True
             try:
                 if new:
                     prepare_reading(connection, self.path)
@@ -98,23 +109,50 @@ class ReadPool:
                 raise
             return False
 
-    def pages(self, selection: Selection, after_id: int, limit: int | None = None) -> Iterator[Page]:
-        """Everything selected that is in the log now."""
-        rows, up_to = PAGE_ROWS, MAX_ID
+    def pages(self, selection: Selection, after: int | Place, limit: int | None = None) -> Iterator[Page]:
+        """Everything selected that is in the log now; `PrunedError` where the events that came next were pruned."""
+        rows, up_to, place = PAGE_ROWS, MAX_ID, Place(after) if isinstance(after, int) else after
         while limit is None or limit > 0:
             with self.lend() as connection:
-                page = read_page(connection, selection, after_id, up_to, rows if limit is None else min(rows, limit))
+                wanted = rows if limit is None else min(rows, limit)
+                page = read_page(connection, selection, place.after_id, up_to, wanted)
                 full = len(page.ids) == page.limit
+                if page.was_pruned:
+                    page, full = self._before_gap(connection, selection, place, page, full)
+                place.settled = place.settled or 0
                 if full and up_to == MAX_ID:  # later pages end here, or a fast writer would keep us for ever
                     up_to = read_last_id(connection)
             if page.ids:
-                if page.ids[-1] <= after_id:  # or reading would go in circles
+                if page.ids[-1] <= place.after_id:  # or reading would go in circles
                     raise ReadError(f"{self.path}: ids out of order; the file is damaged", self.path)
+                place.after_id, rows = page.ids[-1], min(PAGE_ROWS, page.limit * 2)
                 yield page
-                after_id, rows = page.ids[-1], min(PAGE_ROWS, page.limit * 2)
                 limit = None if limit is None else limit - len(page.ids)
             if not full:
                 return
+
+    def _before_gap(
+        self, connection: sqlite3.Connection, selection: Selection, place: Place, page: Page, full: bool
+    ) -> tuple[Page, bool]:
+        """What of `page` comes before the newest event pruned ahead of `place`, if any; and whether there is more.
+
+        Asked after the page was read, so whatever was missing from it is known of. Where events are left before that
+        one, they come first. Somebody who comes anew is told at once, unless the very next event is there, as it is
+        for whoever goes on as the error says.
+        """
+        pruned, count = read_pruned(connection, selection.task_id, place.after_id)
+        new = place.settled is None
+        if new and place.after_id == 0:  # whoever wants all there is
+            place.settled = count
+        if pruned <= place.after_id or count <= (place.settled or 0):
+            return page, full
+        before = page
+        if not page.ids or page.ids[-1] > pruned:  # empty: what was committed since counts too
+            before = read_page(connection, selection, place.after_id, pruned, page.limit)
+        if before.ids and (not new or before.ids[0] == place.after_id + 1):
+            return before, True
+        first = (before.ids or page.ids or [pruned + 1])[0]
+        raise PrunedError(f"{self.path}: events after {place.after_id} were pruned; the next is {first}", first)
 
     def _has_ended(self, selection: Selection) -> bool:
         if selection.task_id is None:
@@ -144,7 +182,7 @@ class ReadPool:
     ) -> Iterator[T]:
         """Everything selected that is in the log now, then whatever is committed."""
         self._close_spare()  # the file may have been replaced since
-        woken = threading.Event()
+        woken, place = threading.Event(), Place(after_id)
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.exists():
             if (stop is not None and stop.is_set()) or (deadline is not None and time.monotonic() >= deadline):
@@ -156,10 +194,9 @@ class ReadPool:
                 # the end is read.
                 woken.clear()
                 last = (stop is not None and stop.is_set()) or (until_finished and self._has_ended(selection))
-                for page in self.pages(selection, after_id):
+                for page in self.pages(selection, place):
                     watcher.check()  # or it may be another file's
                     yield from decode(page)
-                    after_id = page.ids[-1]
                     deadline = None if timeout is None else time.monotonic() + timeout
                 watcher.check()
                 if last:
@@ -179,8 +216,7 @@ class ReadPool:
         import asyncio
 
         self._close_spare()
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
-
+        loop, woken, place = asyncio.get_running_loop(), asyncio.Event(), Place(after_id)
         bell = partial(loop.call_soon_threadsafe, woken.set)
         deadline = None if timeout is None else loop.time() + timeout
         while not await asyncio.to_thread(self.exists):
@@ -191,11 +227,11 @@ class ReadPool:
             while True:
                 woken.clear()
                 last = until_finished and await asyncio.to_thread(self._has_ended, selection)
-                pages = self.pages(selection, after_id)
+                pages = self.pages(selection, place)
                 while page := await asyncio.to_thread(lambda: next(pages, None)):
+                    watcher.check()
                     for event in decode(page) if len(page.ids) < 100 else await asyncio.to_thread(decode, page):
                         yield event
-                    after_id = page.ids[-1]
                     deadline = None if timeout is None else loop.time() + timeout
                 watcher.check()
                 if last:

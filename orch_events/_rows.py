@@ -89,12 +89,14 @@ def new_rows(events: Iterable[NewEvent]) -> Iterator[list[NewRow]]:
 def _insert_statement(count: int) -> str:
     values = ", ".join([_PLACES] * count)
     source = f"VALUES {values}" if count == 1 else f"SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"
-    return f"INSERT INTO events({_COLUMNS}) {source}"
+    return f"INSERT OR ABORT INTO events({_COLUMNS}) {source}"  # whatever the table would do about a conflict
 
 
 # Padded with NULL rows to a power of two, a batch of any size needs one of these twelve, and SQLite's statement cache
 # keeps them all. The padding costs nothing measurable (305,000 rows/s either way).
 _INSERT: Final = {1 << power: _insert_statement(1 << power) for power in range(CHUNK.bit_length())}
+
+_INSERT_ONE: Final = f"INSERT INTO events({_COLUMNS}) VALUES {_PLACES}"  # OR ABORT would apply within triggers too
 
 
 def _insert_chunk(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> int:
@@ -106,21 +108,47 @@ def _insert_chunk(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> int
 def insert_rows(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> int:
     """Commit `rows` in one transaction, or none of them; the id of the last. Their ids are contiguous and in order.
 
-    Up to `CHUNK` rows are a single autocommitted statement, which crosses the GIL once instead of three times. (Only a
-    trigger of the host's with ``RAISE(FAIL)`` breaks it: that means to keep what the statement did before.)
+    Up to `CHUNK` rows are a single autocommitted statement, which crosses the GIL once instead of three times.
     """
     if connection.in_transaction:  # a KeyboardInterrupt kept the one before from rolling back
         connection.execute("ROLLBACK")
-    if len(rows) <= CHUNK:
-        return _insert_chunk(connection, rows)
-    with connection:  # commits, or rolls back
-        connection.execute("BEGIN IMMEDIATE")
-        return [_insert_chunk(connection, rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)][-1]
+    try:
+        if len(rows) <= CHUNK:
+            return _insert_chunk(connection, rows)
+        with connection:  # commits, or rolls back
+            connection.execute("BEGIN IMMEDIATE")
+            return [_insert_chunk(connection, rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)][-1]
+    except sqlite3.DatabaseError as error:
+        if primary_code(error) != sqlite3.SQLITE_AUTH:
+            raise
+    try:
+        connection.set_authorizer(None)
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            ids = [insert_one(connection, row) for row in rows]
+            if ids[-1] - ids[0] != len(ids) - 1:
+                raise sqlite3.IntegrityError("a trigger inserts events among those of a batch")
+            return ids[-1]
+    finally:
+        connection.set_authorizer(without_triggers)
+
+
+def without_triggers(_what: int, _of: str | None, _to: str | None, _in: str | None, trigger: str | None) -> int:
+    """For `insert_rows`, the authorizer of its connection: refuses to compile a statement that would run a trigger.
+
+    A trigger may make `insert_rows` skip a row, keep half a batch, or put rows of its own between. So where the host
+    has any, rows are inserted one by one and looked at. It costs nothing where there is none: SQLite compiles a
+    statement once, and again when somebody has changed the schema.
+    """
+    return sqlite3.SQLITE_OK if trigger is None else sqlite3.SQLITE_DENY
 
 
 def insert_one(connection: sqlite3.Connection, row: NewRow) -> int:
     """Insert one row within whatever transaction `connection` has; its id."""
-    return connection.execute(_INSERT[1], row).lastrowid or 0
+    cursor = connection.execute(_INSERT_ONE, row)
+    if cursor.rowcount != 1:
+        raise sqlite3.IntegrityError("a trigger or a constraint of the table ignores it")
+    return cursor.lastrowid or 0
 
 
 # With a `+` so that no index of a host application on the type is chosen: id order comes from ours.
@@ -133,6 +161,8 @@ class Selection(NamedTuple):
     task_id: str | None = None
     event_type_prefix: str | None = None
     steps_only: bool = False
+    ids: str | None = None
+    """Only these, as a JSON array."""
 
     def where(self) -> tuple[str, Row]:
         """Conditions to add to those on the id, with their parameters."""
@@ -144,6 +174,9 @@ class Selection(NamedTuple):
             where += " AND substr(CAST(event_type AS BLOB), 1, ?) = ?"
             prefix = self.event_type_prefix.encode("utf-8", "surrogateescape")
             parameters += [len(prefix), prefix]
+        if self.ids is not None:
+            where += " AND events.id IN (SELECT value FROM json_each(?))"
+            parameters.append(self.ids)
         return where, tuple(parameters)
 
 
@@ -158,6 +191,8 @@ class Page(NamedTuple):
     steps: list[str | None]
     step_scopes: list[str | None]
     payloads: str
+    was_pruned: int | None
+    """Whether events were ever pruned from the log."""
     limit: int
     """How many rows it might have had; with fewer, there are no more."""
 
@@ -165,7 +200,8 @@ class Page(NamedTuple):
 # What is not text in a foreign or damaged file is read as its text, and a NULL that must not be one as "".
 _PAGE: Final = """
 SELECT json_group_array(id), json_group_array(task_id), json_group_array(task_item_id), json_group_array(event_type),
-    json_group_array(created_at), json_group_array(step), json_group_array(step_scope), group_concat(payload_json, ?)
+    json_group_array(created_at), json_group_array(step), json_group_array(step_scope), group_concat(payload_json, ?),
+    (SELECT 1 FROM sqlite_master WHERE name = 'orch_events_pruned')
 FROM (
     SELECT id, coalesce(CAST(task_id AS TEXT), '') AS task_id, CAST(task_item_id AS TEXT) AS task_item_id,
         coalesce(CAST(event_type AS TEXT), '') AS event_type, coalesce(CAST(created_at AS TEXT), '') AS created_at,
@@ -196,8 +232,8 @@ def read_page(connection: sqlite3.Connection, selection: Selection, after_id: in
             return read_page(connection, selection, after_id, up_to, 1)
         finally:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, usual)
-    columns = [cast("list[str]", json.loads(str(column))) for column in row[:-1]]
-    return Page(*cast("Page", (*columns, row[-1] or "", limit)))
+    columns = [cast("list[str]", json.loads(str(column))) for column in row[:-2]]
+    return Page(*cast("Page", (*columns, row[-2] or "", row[-1], limit)))
 
 
 def page_events(page: Page) -> list[Event]:

@@ -84,21 +84,29 @@ def prepare_reading(connection: sqlite3.Connection, path: str) -> None:
 
 def _checked_columns(connection: sqlite3.Connection, path: str) -> set[Cell]:
     """The columns of `events`, empty without such a table; `SchemaError` for a table or a file that is not ours."""
-    kind = scalar(connection, "SELECT type FROM sqlite_master WHERE name = 'events' AND type IN ('table', 'view')")
+    # In whatever case: names are not case-sensitive in SQLite.
+    kind = scalar(connection, "SELECT type FROM sqlite_master WHERE lower(name)='events' AND type IN ('table', 'view')")
     if isinstance(kind, str) and kind != "table":
         raise SchemaError(f"{path}: 'events' is a {kind}, not a table; not an event log")
-    table = "SELECT name, upper(type), pk FROM pragma_table_info('events')"
+    table = "SELECT lower(name), upper(type), pk FROM pragma_table_info('events')"
     info = fetch_all(connection, table) if kind == "table" else []
     columns = {name for name, _, _ in info}
     if columns and (missing := [name for name in _REQUIRED if name not in columns]):
         raise SchemaError(f"{path}: table 'events' lacks {', '.join(missing)}; not an event log")
     if columns and ("id", "INTEGER", 1) not in info:
         raise SchemaError(f"{path}: events.id is not INTEGER PRIMARY KEY; not an event log")
-    if scalar(connection, "SELECT 1 FROM sqlite_master WHERE type='table' AND name='orch_events_schema'") == 1:
-        version = scalar(connection, "SELECT max(version) FROM orch_events_schema")
-        if isinstance(version, int) and version > VERSION:
-            raise SchemaError(f"{path}: schema version {version} is newer than {VERSION}; a newer orch_events wrote it")
+    version = schema_version(connection)
+    if version is not None and version > VERSION:
+        raise SchemaError(f"{path}: schema version {version} is newer than {VERSION}; a newer orch_events wrote it")
     return columns
+
+
+def schema_version(connection: sqlite3.Connection) -> int | None:
+    """The version of ours that the file was made for; ``None`` when only others have written to it."""
+    if scalar(connection, "SELECT 1 FROM sqlite_master WHERE type='table' AND name='orch_events_schema'") != 1:
+        return None
+    version = scalar(connection, "SELECT max(version) FROM orch_events_schema")
+    return version if isinstance(version, int) else None
 
 
 def _backfill(connection: sqlite3.Connection) -> None:

@@ -17,7 +17,8 @@ class EventSink(Protocol):
 
     Called on whichever thread committed the event, before the call that recorded it returns: a slow sink slows its
     log. The payload is parsed from the stored text. What a sink raises is logged and otherwise ignored. A sink that
-    calls a writing method of the log that is calling it gets an `OrchEventsError`.
+    writes to the log that is calling it, or closes it, gets an `OrchEventsError`; one that waits for another thread to
+    do so waits for ever.
     """
 
     def emit(self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /) -> None:

@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from io import FileIO
 from typing import Final, Self
@@ -18,6 +19,33 @@ BLOCK: Final = 64 << 10
 """Bytes of one read at most."""
 _MARK: Final = 16
 """Bytes before the position that must still be there: a truncated file may be longer than before when looked at."""
+
+
+_POLL: Final = 0.1
+"""Seconds between two looks: a file has no other way to tell that works everywhere. One costs 4 µs."""
+
+
+def follow_log_file(
+    path: str | os.PathLike[str], *, lines: int | None = None, stop: threading.Event | None = None
+) -> Iterator[str]:
+    """The text of a step's output file, then what is written to it, as ``tail -F`` shows it; ends after `stop` is set.
+
+    Yields text as it comes (UTF-8, with U+FFFD for what is not), from the beginning or from the last `lines` lines, and
+    what was written before `stop` was set to its last character. Waits for a file that is not there; starts again with
+    one that was truncated or replaced. Looks ten times a second and holds 64 kB at most. For one thread at a time.
+    """
+    stop = stop or threading.Event()
+    with Tail(path, lines=lines) as tail:
+        while True:
+            last = stop.is_set()
+            for data in tail.rest() if last else iter(tail.read, b""):
+                if text := tail.decode(data):
+                    yield text
+            if last:
+                if text := tail.decode(b"", final=True):
+                    yield text
+                return
+            stop.wait(_POLL)
 
 
 class Tail:

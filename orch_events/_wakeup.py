@@ -9,7 +9,6 @@ never: it only makes the next looks come sooner.
 
 import contextlib
 import os
-import select
 import sqlite3
 import sys
 import threading
@@ -48,6 +47,7 @@ class _Sleeper:
         if sys.platform == "linux":
             with contextlib.suppress(OSError, AttributeError):
                 import ctypes  # takes 5 ms to import; only followers need it
+                import select
 
                 libc = ctypes.CDLL(None)
                 init: Callable[[int], int] = libc.inotify_init1

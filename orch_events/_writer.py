@@ -31,7 +31,7 @@ from ._entry import Entry, Loop, resolve
 from ._errors import ForkedError, LogClosedError, OrchEventsError, QueueFullError, WriteError
 from ._lifetime import register
 from ._payload import parse_or_none
-from ._rows import CHUNK, NewRow, insert_rows
+from ._rows import CHUNK, NewRow, insert_rows, without_triggers
 from ._sinks import EventSink
 from ._wakeup import committed
 
@@ -61,6 +61,7 @@ class Writer:
         self.timeout = timeout
         self._key = os.path.realpath(path)
         self._connection = connection
+        connection.set_authorizer(without_triggers)
         self._sink = sink
         self._sink_failed = False
         self._capacity = capacity
@@ -173,7 +174,12 @@ class Writer:
     def _check(self) -> None:
         if self._refusal is not None:
             raise type(self._refusal)(str(self._refusal))  # a new one: several threads may raise it at once
-        if self._committing is not None and self._committing == threading.get_ident():
+        if self._committing is not None:
+            self.check_outside()
+
+    def check_outside(self) -> None:
+        """Raise in a sink or callback of a commit, which would wait for itself."""
+        if self._committing == threading.get_ident():
             raise OrchEventsError(f"{self.path}: called from inside its own commit; a sink may not write to its log")
 
     # ----------------------------------------------------------------------------------------------- committing
@@ -206,15 +212,14 @@ class Writer:
 
     def _tell_sink(self, sink: EventSink, row: NewRow) -> None:
         payload = parse_or_none(row[3])  # what was stored, whatever became of the caller's object since
+        had_failed, self._sink_failed = self._sink_failed, False
         try:
             sink.emit(row[0], row[1], row[2], payload if isinstance(payload, dict) else {})
         except Exception:
-            if not self._sink_failed:  # once, not for each of a million events
+            self._sink_failed = True
+            if not had_failed:  # once, not for each of a million events
                 with suppress(Exception):  # a handler may fail too, by writing to this log for one
                     _logger.exception("%s: the sink failed; events are recorded all the same", self.path)
-            self._sink_failed = True
-        else:
-            self._sink_failed = False
 
     def _process(self, batch: list[Entry]) -> None:
         self._owner = self  # begun: see the end of `_work`
@@ -302,7 +307,7 @@ class Writer:
     def _work(self) -> None:
         """Commit what is queued until nothing has come for a while: the life of the writer thread.
 
-        When the interpreter is ending and lets no thread start, the caller does this itself, and then without waiting.
+        When no thread can be started, the caller does this himself, and then without waiting for more.
         """
         busy_until, main = time.monotonic() + LINGER, threading.main_thread()
         batch: list[Entry] = []
@@ -311,6 +316,8 @@ class Writer:
                 with self._mutex:
                     batch = self._take()
                     if not batch and not self._queue:
+                        if self._thread is not threading.current_thread():
+                            break
                         if time.monotonic() > busy_until or self._refusal is not None or not main.is_alive():
                             self._thread = None
                             break
@@ -323,12 +330,12 @@ class Writer:
                         self._bell.get(timeout=_NAP)
         finally:
             with self._mutex:
+                if self._owner is batch:  # taken and not begun
+                    self._owner = None
+                    self._queue.extendleft(reversed(batch))
+                    self._depth += sum(len(entry.rows) for entry in batch)
                 if self._thread is threading.current_thread():  # killed, by `PyThreadState_SetAsyncExc` for one
                     self._thread = None
-                    if self._owner is batch:  # taken and not begun
-                        self._owner = None
-                        self._queue.extendleft(reversed(batch))
-                        self._depth += sum(len(entry.rows) for entry in batch)
                     if self._queue:
                         self._wake_thread()
         if self._dropped:
@@ -349,6 +356,7 @@ class Writer:
     def close(self) -> None:
         """Commit what was accepted, end the thread, close the connection. A second call waits for the first."""
         with self._mutex:
+            self.check_outside()
             if not isinstance(self._refusal, LogClosedError):
                 self._check()
                 self._refusal = LogClosedError(f"{self.path}: this log is closed")

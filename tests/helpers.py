@@ -160,6 +160,7 @@ def run_script(
     code: int = 0,
     stderr: str = "",
     options: tuple[str, ...] = (),
+    wrapper: tuple[str, ...] = (),
     patience: float = PATIENCE,
 ) -> str:
     """What `source` prints when run as a program under ``-W error -X dev``.
@@ -169,7 +170,7 @@ def run_script(
     """
     program = folder / "program.py"
     program.write_text(dedent(source))
-    command = [sys.executable, "-X", "dev", "-W", "error", *options, str(program), *map(str, arguments)]
+    command = [*wrapper, sys.executable, "-X", "dev", "-W", "error", *options, str(program), *map(str, arguments)]
     with subprocess.Popen(
         command,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -329,6 +329,23 @@ def test_the_loop_goes_on_while_the_log_works(path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ streams
 
 
+def test_acks_come_to_a_loop_in_portions(path: Path) -> None:
+    """Else one turn of the loop would run thousands of tasks, and everything else would wait for it."""
+
+    async def main() -> list[int]:
+        portions, known = [], 0
+        async with EventLog(path, queue_capacity=5000) as log:
+            appends = [asyncio.ensure_future(add(log, n)) for n in range(3000)]
+            while known < len(appends):
+                await asyncio.sleep(0)
+                done = sum(append.done() for append in appends)
+                portions.append(done - known)
+                known = done
+        return portions
+
+    assert max(run(main())) <= 256
+
+
 def test_a_stream_may_be_left_or_cancelled_anywhere(log: EventLog, path: Path) -> None:
     async def read(after: int) -> int:
         count = 0

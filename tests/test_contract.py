@@ -171,6 +171,7 @@ def test_the_stub_spells_the_public_signatures_of_the_source() -> None:
         assert stub[name].splitlines() == text.splitlines()
 
 
+@pytest.mark.long
 def test_stubtest_finds_no_difference_at_run_time(tmp_path: Path) -> None:
     allowed = tmp_path / "allowed"
     allowed.write_text("orch_events\\.(cli|__main__)(\\..*)?\n", encoding="utf-8")  # programs, not interfaces

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: MIT
 """Hostile files: each gives one typed error or the documented reading; never a crash, a hang, or a write."""
 
+import asyncio
+import inspect
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import pytest
 
@@ -21,9 +24,11 @@ from orch_events import (
     ReadError,
     SchemaError,
     WriteError,
+    query_latest_step_log_paths,
+    query_step_events,
 )
 
-from .helpers import PATIENCE, execute, run_script, start, stored
+from .helpers import PATIENCE, ROOT, execute, run_script, start, stored
 
 # ------------------------------------------------------------------------------------------------------------- places
 
@@ -130,6 +135,75 @@ with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         os.chmod(folder, 0o700)
 """
     run_script(tmp_path, source)
+
+
+def test_names_in_another_case_are_the_same_names(path: Path) -> None:
+    columns = "Task_Id TEXT, Task_Item_Id TEXT, Event_Type TEXT, Payload_JSON TEXT, Created_At TEXT, STEP TEXT"
+    execute(path, f"CREATE TABLE EVENTS(ID INTEGER PRIMARY KEY, {columns})", "CREATE TABLE Host(x)")
+    for _ in range(2):
+        with EventLog(path) as log:
+            log.insert_event("t", None, "step_started", {"step": "s", "cycle": 3})
+            assert {event.step for event in log.query_step_events("t")} == {"s"}
+    assert len(stored(path)) == 2
+    execute(path, "DROP TABLE EVENTS", "CREATE VIEW Events AS SELECT 1")
+    for kind in (EventLog, EventReader):
+        with pytest.raises(SchemaError, match="view"):
+            kind(path)
+
+
+# --------------------------------------------------------------------------------------- questions that cannot be asked
+
+IMPOSSIBLE: Final[dict[str, list[object]]] = {
+    "after_id": [-1, 1 << 63, True, "1", 1.0, None],
+    "limit": [-1, 1 << 63, True, "1", 1.0],
+    "task_id": ["\ud83d", "t\udcff", 7, b"t"],
+    "event_type_prefix": ["\ud83d", "\udcff", 7, b"t"],
+}
+ASKED: Final[dict[str, tuple[str, ...]]] = {
+    "query_events": ("task_id", "after_id", "limit", "event_type_prefix"),
+    "query_events_async": ("task_id", "after_id", "limit", "event_type_prefix"),
+    "query_step_events": ("task_id", "after_id"),
+    "query_step_events_async": ("task_id", "after_id"),
+    "query_latest_step_log_paths": ("task_id",),
+    "query_latest_step_log_paths_async": ("task_id",),
+    "follow_step_events": ("task_id", "after_id"),
+    "follow_step_events_async": ("task_id", "after_id"),
+    "follow_events": ("task_id", "after_id"),
+    "follow_events_async": ("task_id", "after_id"),
+}
+
+
+@pytest.mark.parametrize("method", ASKED)
+def test_what_cannot_be_asked_is_refused_at_the_call(log: EventLog, path: Path, method: str) -> None:
+    def ask(name: str, value: object) -> None:
+        for queries in (log, reader):
+            with pytest.raises(ValueError, match=name) as caught:
+                answer = getattr(queries, method)(**{"task_id": "t", name: value})
+                if inspect.iscoroutine(answer):
+                    asyncio.run(answer)
+            assert type(caught.value) is ValueError
+
+    with EventReader(path) as reader:
+        for name in ASKED[method]:
+            for value in IMPOSSIBLE[name]:
+                ask(name, value)
+        if "step" in method:
+            ask("task_id", None)
+
+
+def test_an_event_of_one_task_is_not_told_to_who_named_none(log: EventLog, path: Path) -> None:
+    log.insert_event("t", None, "step_started", {"step": "s"})
+    for ask in (query_step_events, query_latest_step_log_paths):
+        with pytest.raises(ValueError, match="task_id"):
+            ask(path, cast("str", None))
+
+
+@pytest.mark.parametrize("words", [["events"], ["watch", "--once"], ["logs"], ["trace"], ["events", "t", "--type"]])
+def test_the_command_line_refuses_what_no_text_can_be(log: EventLog, path: Path, words: list[str]) -> None:
+    command = [sys.executable, "-m", "orch_events", "--db", str(path), *words, "\udcff"]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, env={**os.environ, "PYTHONUTF8": "1"}, check=False)
+    assert (done.returncode, done.stdout, b"Traceback" in done.stderr) == (2, b"", False)
+    assert done.stderr.startswith(b"usage:")
 
 
 # ---------------------------------------------------------------------------------------------- what columns may hold

@@ -197,9 +197,14 @@ except RuntimeError:
     futures = [log.submit_event("t", None, "x", {}) for _ in range(2)]
     print([future.result(10) for future in futures], log.insert_event("t", None, "x", {}))
     submit(log, 3)
+    begun = time.monotonic()
+    submit(log, 40)
+    took = time.monotonic() - begun
+    assert took < 20 * LINGER, f"whoever commits for himself waits for more: {took} s"
 """
+    source = "from orch_events._writer import LINGER\n" + source
     assert run_script(tmp_path, START + source, path) == "[4, 5] 6\n"
-    assert len(stored(path)) == 9
+    assert len(stored(path)) == 49
 
 
 def test_the_end_waits_for_a_lock_held_elsewhere(tmp_path: Path, path: Path) -> None:
@@ -228,6 +233,45 @@ submit(log)
 
 
 # ------------------------------------------------------------------------------------------- closing, and not closing
+
+INSIDE: Final[dict[str, str]] = {
+    "close": "log.close()",
+    "aclose": "asyncio.run(log.aclose())",
+    "async with": "asyncio.run(log.__aexit__(None, None, None))",
+    "insert_event_async": "asyncio.run(log.insert_event_async('t', None, 'x', {}))",
+    "insert_events_async": "asyncio.run(log.insert_events_async([('t', None, 'x', {})]))",
+    "flush_async": "asyncio.run(log.flush_async())",
+    "submit_event": "log.submit_event('t', None, 'x', {}).result()",
+}
+"""What a sink must not do: the commit it is told of would wait for itself."""
+
+
+@pytest.mark.parametrize("lead", ["insert_event(*event)", "submit_event(*event).result()", "submit_event(*event)"])
+@pytest.mark.parametrize("call", INSIDE.values(), ids=INSIDE)
+def test_a_sink_that_waits_for_its_own_commit_gets_an_error(tmp_path: Path, path: Path, call: str, lead: str) -> None:
+    """With a bare ``submit_event``, mostly while the log is already being closed."""
+    source = f"""
+import asyncio, sys
+from orch_events import EventLog, OrchEventsError
+
+class Sink:
+    def emit(self, *_):
+        try:
+            {call}
+        except OrchEventsError as error:
+            refused.append(error)
+
+refused = []
+event = ("t", None, "x", {{}})
+log = EventLog(sys.argv[1], sink=Sink())
+for _ in range(20):
+    log.{lead}
+log.close()
+print(len(refused))
+"""
+    assert run_script(tmp_path, source, path) == "20\n"
+    assert len(stored(path)) == 20
+
 
 
 def test_ctrl_c_during_close_leaves_a_log_that_can_be_closed(tmp_path: Path, path: Path) -> None:

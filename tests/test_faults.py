@@ -6,17 +6,18 @@ import ctypes
 import json
 import logging
 import sqlite3
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import pytest
 
-from orch_events import EventLog, OrchEventsError, WriteError
+from orch_events import EventLog, OrchEventsError, RecordingSink, WriteError, insert_event_with_conn
 
 from .helpers import (
     PATIENCE,
@@ -96,6 +97,7 @@ FAULTS: Final[dict[str, tuple[Fault, str]]] = {
     "interrupted": (interrupted, "SQLITE_INTERRUPT"),
     "commit fails": (commit_fails, "SQLITE_CONSTRAINT_FOREIGNKEY"),
     "raise(ABORT)": (refused_by_trigger("ABORT"), "SQLITE_CONSTRAINT_TRIGGER"),
+    "raise(FAIL)": (refused_by_trigger("FAIL"), "SQLITE_CONSTRAINT_TRIGGER"),
     "raise(ROLLBACK)": (refused_by_trigger("ROLLBACK"), "SQLITE_CONSTRAINT_TRIGGER"),
 }
 WAYS: Final[dict[str, Callable[[EventLog], object]]] = {
@@ -167,10 +169,78 @@ def test_a_real_write_error_from_the_file_system(tmp_path: Path, path: Path) -> 
     assert [row.event_id for row in stored(path)] == numbers(printed)
 
 
+FULL_DISK: Final = """
+import os, sys
+from orch_events import EventLog, EventReader, WriteError
+
+folder = sys.argv[1]
+path, ballast = f"{folder}/events.db", f"{folder}/ballast"
+event = ("t", None, "x", {"text": "x" * 2000})
+
+def submitted(log):
+    futures = [log.submit_event(*event) for _ in range(20)]
+    errors = [future.exception() for future in futures]
+    return [future.result() for future in futures]
+
+ways = [lambda log: [log.insert_event(*event)], lambda log: log.insert_events([event] * 20), submitted]
+with open(ballast, "wb") as file:
+    file.write(bytes(1_300_000))
+acked = []
+with EventLog(path) as log:
+    for _ in range(2):
+        for way in ways:
+            for _ in range(1000):
+                try:
+                    acked += way(log)
+                except WriteError as error:
+                    assert error.sqlite_errorname == "SQLITE_FULL", error.sqlite_errorname
+                    break
+            else:
+                raise AssertionError("never full")
+    with open(f"{folder}/rest", "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+    try:
+        EventLog(f"{folder}/other.db").close()
+    except WriteError as error:
+        assert error.sqlite_errorname == "SQLITE_FULL", error.sqlite_errorname
+    else:
+        raise AssertionError("room for another log")
+    os.unlink(ballast)
+    for way in ways:
+        acked += way(log)
+    log.flush()
+os.unlink(f"{folder}/rest")
+EventLog(f"{folder}/other.db").close()
+with EventReader(path) as reader:
+    found = [event.event_id for event in reader.query_events()]
+assert set(acked) <= set(found) and found == list(range(1, len(found) + 1)), (len(acked), len(found))
+print(len(acked), len(found))
+"""
+
+
+def test_a_really_full_disk_is_an_error_until_there_is_room(tmp_path: Path) -> None:
+    """In a file system of 2 MB, which vanishes with the process that mounts it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    shell = 'mount -t tmpfs -o size=2m tmpfs "$0" && exec "$@"'
+    mount = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", shell, str(disk))
+    try:
+        subprocess.run([*mount, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"mounts no file system here: {getattr(error, 'stderr', error)}")
+    acked, found = map(int, run_script(tmp_path, FULL_DISK, disk, wrapper=mount).split())
+    assert 40 < acked <= found < 1000
+    assert list(disk.iterdir()) == []
+
+
 # ----------------------------------------------------------------------------------------- who shares a failed commit
 
 
-@pytest.mark.parametrize("kind", ["ABORT", "ROLLBACK"])  # FAIL means: keep what was done before
+@pytest.mark.parametrize("kind", ["ABORT", "ROLLBACK", "FAIL"])
 def test_a_poisoned_event_leaves_its_neighbours_unharmed(log: EventLog, path: Path, kind: str) -> None:
     execute(path, poison(kind))
     types = ["good", "bad", "good", "good", "bad", "good"]
@@ -182,6 +252,79 @@ def test_a_poisoned_event_leaves_its_neighbours_unharmed(log: EventLog, path: Pa
     assert isinstance(batch.exception(PATIENCE), WriteError)
     acked = {future.result(): {"n": n} for n, future in enumerate(futures) if errors[n] is None}
     assert {row.event_id: row.payload for row in stored(path)} == acked
+
+
+COPY: Final = "INSERT INTO events VALUES (NULL, 'host', NULL, 'copy', '{}', '', NULL, NULL, NULL)"
+COUNT: Final = """
+CREATE TRIGGER p AFTER INSERT ON events BEGIN
+    INSERT OR IGNORE INTO counts VALUES (new.event_type, 0);
+    UPDATE counts SET n = n + 1 WHERE kind = new.event_type;
+END"""
+IN_THE_WAY: Final[dict[str, tuple[list[str], int]]] = {
+    "ignores some": ([poison("IGNORE").replace(", 'no'", "")], 0),
+    "adds before": ([f"CREATE TRIGGER p BEFORE INSERT ON events WHEN new.event_type = 'bad' BEGIN {COPY}; END"], 1),
+    "adds after": ([f"CREATE TRIGGER p AFTER INSERT ON events WHEN new.event_type = 'bad' BEGIN {COPY}; END"], 1),
+    "counts": (["CREATE TABLE counts(kind TEXT UNIQUE, n INTEGER)", COUNT], 0),
+}
+"""What a host's triggers may do with events of type ``bad``, and how many events of its own that makes for each."""
+
+
+@pytest.mark.parametrize("moment", ["before", "while open"])
+@pytest.mark.parametrize(("statements", "copies"), IN_THE_WAY.values(), ids=IN_THE_WAY)
+def test_no_id_is_wrong_whatever_the_hosts_triggers_do(
+    path: Path, statements: list[str], copies: int, moment: str
+) -> None:
+    types = ["good", "bad", "good", "bad", "good"]
+    if moment == "before":
+        EventLog(path).close()
+        execute(path, *statements)
+    acked: dict[int, str] = {}
+    with EventLog(path, sink=(sink := RecordingSink())) as log:
+        acked[log.insert_event("t", None, "good", {})] = "good"
+        if moment == "while open":
+            execute(path, *statements)
+        with write_locked(path):  # so that they are committed together
+            futures = [log.submit_event("t", None, kind, {}) for kind in types]
+        for kind, future in zip(types, futures, strict=True):
+            with suppress(WriteError):
+                acked[future.result(PATIENCE)] = kind
+        for batch in (["good"] * 3, types, ["good"] * 2500, [*["good"] * 2500, "bad", "good"]):
+            with suppress(WriteError):
+                acked.update(zip(log.insert_events([("t", None, kind, {}) for kind in batch]), batch, strict=True))
+        with suppress(WriteError):
+            acked[log.insert_event("t", None, "bad", {})] = "bad"
+        execute(path, "DROP TRIGGER p")
+        for _ in range(3):
+            ids = log.insert_events([("t", None, "good", {})] * 3)
+            acked.update(dict.fromkeys(ids, "good"))
+    kept = {row.event_id: row.event_type for row in stored(path)}
+    assert {event_id: kind for event_id, kind in kept.items() if kind != "copy"} == acked
+    assert list(kept.values()).count("copy") == copies * list(acked.values()).count("bad")
+    assert [event[2] for event in sink.events] == list(acked.values())
+    assert list(acked.values()).count("good") >= 2500 + 3 + 3 + 9 + 1
+
+
+def test_a_row_that_a_conflict_clause_would_drop_is_an_error(path: Path) -> None:
+    columns = "id INTEGER PRIMARY KEY, task_id TEXT, task_item_id TEXT, event_type TEXT, payload_json TEXT, created_at"
+    execute(path, f"CREATE TABLE events({columns}, UNIQUE(task_id, event_type) ON CONFLICT IGNORE)")
+    with EventLog(path) as log:
+        assert log.insert_event("t", None, "a", {}) == 1
+        for events in (["a"], ["b", "a"], ["c", "c"]):
+            with pytest.raises(WriteError) as caught:
+                log.insert_events([("t", None, kind, {}) for kind in events])
+            assert caught.value.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE"
+        assert log.insert_event("t", None, "b", {}) == 2
+    assert [row.event_type for row in stored(path)] == ["a", "b"]
+
+
+def test_an_event_in_the_callers_transaction_is_there_or_an_error(path: Path) -> None:
+    EventLog(path).close()
+    execute(path, *IN_THE_WAY["ignores some"][0])
+    with closing(sqlite3.connect(path)) as connection:
+        assert insert_event_with_conn(connection, "t", None, "good", {}) == 1
+        with pytest.raises(WriteError, match="ignores"):
+            insert_event_with_conn(connection, "t", None, "bad", {})
+        assert insert_event_with_conn(connection, "t", None, "good", {}) == 2
 
 
 def test_a_full_disk_answers_everyone_who_waits(path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Final
 
 import pytest
 
-from orch_events import EventLog, EventReader, LogClosedError, LogNotFoundError, ReadError, insert_event_with_conn
+from orch_events import EventLog, EventReader, LogClosedError, LogNotFoundError, ReadError, WriteError
+from orch_events import insert_event_with_conn
 
 from .following import (
     BEAT,
@@ -128,7 +129,7 @@ def remade(path: Path) -> None:
 
 @NOT_WINDOWS
 @pytest.mark.usefixtures("waking")
-@pytest.mark.parametrize("change", [deleted, replaced, moved])
+@pytest.mark.parametrize("change", [deleted, replaced, moved, remade])
 def test_a_file_that_goes_away_ends_it_with_an_error(
     follow: Follow, log: EventLog, path: Path, change: Callable[[Path], None]
 ) -> None:
@@ -185,6 +186,19 @@ def test_who_still_follows_a_file_that_is_gone_is_no_harm_to_others(
             assert [follower.end() for follower in followers] == [[1, 2, 3, 4]] * 2
         with pytest.raises(ReadError):
             next(parked)
+
+
+@NOT_WINDOWS
+def test_no_other_file_is_opened_in_the_place_of_one_in_use(path: Path) -> None:
+    """SQLite would truncate the ``-shm`` file that it has mapped, and the process would die of SIGBUS."""
+    with EventLog(path) as log:
+        log.insert_event(*BEAT)
+        replaced(path)
+        with pytest.raises(WriteError, match="deleted or replaced while in use"):
+            EventLog(path)
+        with pytest.raises(ReadError, match="deleted or replaced while in use"):
+            EventReader(path)
+        assert log.insert_event(*BEAT) == 2
 
 
 # ---------------------------------------------------------------------------------------------------- a busy database

@@ -23,6 +23,7 @@ FORKS: Final = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 # --------------------------------------------------------------------------------------------- garbage, forks, the end
 
 
+@pytest.mark.long
 def test_a_follower_may_become_garbage_at_any_moment(tmp_path: Path, path: Path) -> None:
     """Also while another follower is starting or leaving, or a commit is being told of, in the same thread."""
     source = """

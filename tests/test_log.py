@@ -237,6 +237,7 @@ def test_a_full_queue_blocks_then_refuses_then_recovers(path: Path) -> None:
     assert len(stored(path)) == 7
 
 
+@pytest.mark.long
 def test_who_gave_up_waiting_does_not_take_the_place_of_who_still_waits(path: Path) -> None:
     gate = Gate()
     with EventLog(path, sink=gate, queue_capacity=1, busy_timeout=2) as log:

@@ -36,6 +36,7 @@ def run(folder: Path, *arguments: str, path: Path | None = ROOT) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_the_programs_check_strictly_and_run_one_after_the_other_in_an_empty_folder(tmp_path: Path) -> None:
     assert PYTHON, "the README shows no program"
     for number, block in enumerate(PYTHON, 1):
@@ -89,6 +90,7 @@ with EventLog("events.db", sink=TracingEventSink()) as log:
 """
 
 
+@pytest.mark.long
 def test_a_copy_as_the_readme_has_it_checks_strictly_and_its_logger_has_that_name(tmp_path: Path) -> None:
     """Without what may be left out, and with the name under which it is found made that of the README."""
     (statement,) = set(re.findall(r"`(from [\w.]+ import [\w, ]+)`", VENDORING))

@@ -210,7 +210,10 @@ def family(db: Path) -> list[int]:
     ("words", "command", "ends"),
     [
         (["--timeout", "0.4"], FAMILY, ["step_timeout"]),
-        (["--stall-timeout", "0.4"], BUSY_FIRST + FAMILY, ["step_stall_killed", "step_finished"]),
+        pytest.param(
+            ["--stall-timeout", "0.4"], BUSY_FIRST + FAMILY, ["step_stall_killed", "step_finished"],
+            marks=pytest.mark.long,
+        ),
         pytest.param(["--timeout", "0.4"], "trap '' TERM; " + FAMILY, ["step_timeout"], marks=pytest.mark.long),
     ],
 )

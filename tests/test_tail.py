@@ -2,12 +2,14 @@
 """`_tail`: real files that grow, shrink, move and vanish, read by real reads."""
 
 import os
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from orch_events import follow_log_file
 from orch_events._tail import BLOCK, Tail
 
 
@@ -182,3 +184,32 @@ def test_keeps_to_the_file_it_has_when_no_file_replaces_it(path: Path) -> None:
         path.mkdir()
         assert (tail.read(), list(tail.rest()), tail.restarts) == (b"", [], 0)
     assert list(Tail("no\0path").rest()) == []
+
+
+def test_text_is_followed_until_told_to_stop(path: Path) -> None:
+    append(path, b"one\ntwo\nthr")
+    stop = threading.Event()
+    text = follow_log_file(path, lines=2, stop=stop)
+    assert next(text) == "two\nthr"
+    append(path, "ee €".encode()[:-1])
+    assert next(text) == "ee "
+    append(path, "€".encode()[-1:] + b"\n")
+    assert next(text) == "€\n"
+    path.write_bytes(b"new")
+    assert next(text) == "new"
+    append(path, b"last \xe2")
+    stop.set()
+    assert list(text) == ["last ", "\ufffd"]
+
+
+def test_a_file_to_follow_may_come_later(path: Path) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        append(path, b"here")
+        stop.set()
+
+    writing = threading.Timer(0.15, write)
+    writing.start()
+    assert "".join(follow_log_file(path, stop=stop)) == "here"
+    writing.join()

@@ -38,6 +38,7 @@ from orch_events import (
     ObservedStepScope,
     OrchEventsError,
     PayloadError,
+    PrunedError,
     QueueFullError,
     ReadError,
     RecordingSink,
@@ -95,6 +96,7 @@ ERRORS: Final = (
     SchemaError("events.db: newer"),
     WriteError("events.db: disk full", "events.db", "SQLITE_FULL"),
     ReadError("events.db: cannot read", "events.db", "SQLITE_IOERR_READ"),
+    PrunedError("events.db: events after 3 were pruned", 9),
 )
 
 
@@ -307,7 +309,7 @@ def test_an_error_survives_copying(error: OrchEventsError, how: str) -> None:
     assert type(other) is type(error)
     assert isinstance(other, OrchEventsError)
     assert (str(other), other.args, vars(other)) == (str(error), error.args, vars(error))
-    for attribute in ("key_path", "path", "sqlite_errorname", "errno", "filename"):
+    for attribute in ("key_path", "path", "sqlite_errorname", "errno", "filename", "first_available_id"):
         assert getattr(other, attribute, None) == getattr(error, attribute, None)
 
 

@@ -376,6 +376,7 @@ def test_a_session_of_run_watch_and_logs(db: Path) -> None:
         assert watch.screen.colours == {"0", "1", "31"}
 
 
+@pytest.mark.long
 def test_a_killed_run_is_lost_after_three_heartbeats_and_no_sooner(db: Path) -> None:
     with terminal("--db", db, "watch", "t") as watch, running(db, "--task", "t", command="exec sleep 60") as run:
         watch.wait_for("pid ", "quiet ×3")
@@ -494,7 +495,7 @@ def cpu(process_id: int) -> float:
 
 def test_a_frame_reads_only_what_is_new(db: Path) -> None:
     with EventLog(db) as log:
-        log.insert_events(("t", None, "step_heartbeat", {"step": "s", "elapsed_secs": i}) for i in range(30_000))
+        log.insert_events(("t", None, "step_heartbeat", {"step": "s", "elapsed_secs": i}) for i in range(15_000))
         with terminal("--db", db, "watch", "t") as watch:
             log.insert_event("t", None, "step_started", {"step": "last"})
             watch.wait_for("last ")

@@ -14,11 +14,15 @@ from io import TextIOWrapper
 from typing import Final
 
 from .. import OrchEventsError, __version__
+from ._cleanup import cleanup
+from ._doctor import doctor
 from ._emit import emit
 from ._listing import events, tasks
 from ._render import say, silence_stdout
 from ._logs import logs
 from ._run import run
+from ._stats import stats
+from ._trace import trace
 from ._watch import watch
 
 __all__ = ["main"]
@@ -30,6 +34,10 @@ COMMANDS: Final[dict[str, tuple[Callable[[ArgumentParser, list[str]], int], str]
     "tasks": (tasks, "list the tasks"),
     "watch": (watch, "show a task's steps, live"),
     "logs": (logs, "show the output of a task's steps"),
+    "stats": (stats, "show how much there is of what"),
+    "cleanup": (cleanup, "delete old events, into an archive if wanted"),
+    "doctor": (doctor, "see whether the log, and what is around it, is well"),
+    "trace": (trace, "show what happened in a task, and when"),
 }
 
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from .. import EventReader
 
-__all__ = ["Options", "Reader", "count", "seconds"]
+__all__ = ["Options", "Reader", "count", "seconds", "text"]
 
 T = TypeVar("T")
 
@@ -42,3 +42,9 @@ def count(word: str) -> int:
     if not 0 <= value < 1 << 63:
         raise ArgumentTypeError(f"not from 0 to 2**63-1: {word!r}")
     return value
+
+
+def text(word: str) -> str:
+    """What a column can hold: a word whose bytes were UTF-8."""
+    word.encode()  # or a UnicodeEncodeError, which is a ValueError
+    return word

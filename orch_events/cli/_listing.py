@@ -14,10 +14,9 @@ from itertools import islice
 from typing import Final
 
 from .. import STEP_EVENT_TYPES, Event, EventReader, JsonObject, JsonValue
-from .._events import TASK_STATUS
-from .._payload import parse
+from .._events import TASK_STATUS, event_json
 from .._rows import TaskRow, read_tasks
-from ._arguments import Options, Reader, count
+from ._arguments import Options, Reader, count, text
 from ._render import print_table
 
 __all__ = ["event_row", "events", "tasks"]
@@ -70,8 +69,8 @@ _TYPICAL: Final = ("100000", "12-31 23:59:59", "step_heartbeat", "name of a step
 
 def events(parser: ArgumentParser, words: list[str]) -> int:
     """List the events of a task."""
-    parser.add_argument("task", metavar="TASK")
-    parser.add_argument("--type", metavar="PREFIX", help="only types that begin with PREFIX")
+    parser.add_argument("task", metavar="TASK", type=text)
+    parser.add_argument("--type", metavar="PREFIX", type=text, help="only types that begin with PREFIX")
     parser.add_argument("--after", metavar="ID", type=count, help="only events after the one with this id")
     parser.add_argument("--limit", metavar="N", type=count, help="at most N events")
     parser.add_argument("--steps", action="store_true", help="only the events of steps")
@@ -90,22 +89,10 @@ def events(parser: ArgumentParser, words: list[str]) -> int:
             found = (event for event in found if event.event_type in STEP_EVENT_TYPES)
         found = islice(found, options.limit)
         if options.json:
-            _print_json(map(_event_json, found), flush=options.follow)
+            _print_json(map(event_json, found), flush=options.follow)
         else:
             print_table(_TITLES, map(event_row, found), like=[_TYPICAL] if options.follow else ())
     return 0
-
-
-def _event_json(event: Event) -> str:
-    try:
-        parse(event.payload_json)
-        # The stored text itself, so that numbers keep their spelling. A JSON text has line breaks between tokens only.
-        payload = '"payload":' + event.payload_json.replace("\n", " ").replace("\r", " ")
-    except ValueError:
-        payload = '"payload_json":' + _dump(event.payload_json)
-    names = f'"task_id":{_dump(event.task_id)},"task_item_id":{_dump(event.task_item_id)}'
-    rest = f'"event_type":{_dump(event.event_type)},{payload},"created_at":{_dump(event.created_at)}'
-    return f'{{"event_id":{event.event_id},{names},{rest}}}'
 
 
 def event_row(event: Event) -> tuple[str, ...]:

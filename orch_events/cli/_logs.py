@@ -13,7 +13,7 @@ from typing import Final
 
 from .. import Event, EventReader, LogNotFoundError
 from .._events import LOG_PATH_EVENT_TYPES
-from ._arguments import Options, count
+from ._arguments import Options, count, text
 from ._feed import Feed
 from ._outputs import Output, Outputs
 from ._render import say
@@ -48,7 +48,7 @@ def logs(parser: ArgumentParser, words: list[str]) -> int:
         " run, each line begins with its step and item instead. A terminal gets control characters as escapes, but"
         " for tabs and line ends; a file or a pipe gets every byte as it is."
     )
-    parser.add_argument("task", metavar="TASK")
+    parser.add_argument("task", metavar="TASK", type=text)
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written, and the next steps")
     parser.add_argument("-n", "--lines", metavar="N", type=_lines, help="the last N lines, or 'all' (with -f: 10)")
     parser.add_argument("--step", metavar="NAME", help="only this step")

@@ -16,7 +16,7 @@ from typing import Final
 from .. import Event, EventType, StepEvent, StepLogPaths
 from .._events import TASK_STATUS, TERMINAL_EVENT_TYPES, promoted_columns, step_event, step_log_paths
 
-__all__ = ["Run", "Steps"]
+__all__ = ["INCIDENTS", "Run", "Steps"]
 
 _BEGINS: Final = {EventType.STEP_STARTED, EventType.STEP_SPAWNED, EventType.STEP_SKIPPED}
 """The events that, once a run has ended, are about another one."""
@@ -28,11 +28,11 @@ _ENDS: Final[Mapping[str, str]] = {
 }
 """The events that end a run, and its state then, unless they tell of ``success``."""
 _SUCCESS: Final = {True: "succeeded", False: "failed"}
-_INCIDENTS: Final = {
+INCIDENTS: Final = {
     *(EventType.SANDBOX_DENIED, EventType.SANDBOX_RESOURCE_EXCEEDED, EventType.SANDBOX_NETWORK_BLOCKED),
     *(EventType.DAEMON_PID_KILL_BLOCKED, EventType.AUTO_ROLLBACK_FAILED),
 }
-_TOLD_OF_STEPS: Final = {*_BEGINS, *_ENDS, *_INCIDENTS, EventType.STEP_HEARTBEAT}
+_TOLD_OF_STEPS: Final = {*_BEGINS, *_ENDS, *INCIDENTS, EventType.STEP_HEARTBEAT}
 
 _BEATS_MISSED: Final = 3
 """So many intervals without a heartbeat, and a run counts as lost."""
@@ -84,7 +84,9 @@ class Steps:
         self.status: str | None = None
         """As the newest ``task_…`` event has it."""
         self.finished = False
-        self._started = self._seen = math.nan
+        self.seen = math.nan
+        """When it was last heard of."""
+        self._started = math.nan
         self._interval = _USUAL_INTERVAL
         self._recent: dict[tuple[str, str | None], list[Run]] = {}
         """Of each step and item, the runs that have not ended, and the newest."""
@@ -93,15 +95,15 @@ class Steps:
         """Take in the next event; the run it is about, if any."""
         payload = event.payload
         fields = payload if isinstance(payload, dict) else {}
-        self.last_id, self._seen = event.event_id, _time(event.created_at, self._seen)
+        self.last_id, self.seen = event.event_id, _time(event.created_at, self.seen)
         self.cycle = cycle if (cycle := promoted_columns(fields)[2]) is not None else self.cycle
         if math.isnan(self._started) or event.event_type == EventType.TASK_STARTED:
-            self._started, self.incident = self._seen, None
+            self._started, self.incident = self.seen, None
         if event.event_type in TASK_STATUS:
             self.status, self.finished = TASK_STATUS[event.event_type], event.event_type in TERMINAL_EVENT_TYPES
         told = step_event(event.event_id, event.event_type, event.task_item_id, event.created_at, None, None, payload)
         run = self._run_of(told)
-        if event.event_type in _INCIDENTS:
+        if event.event_type in INCIDENTS:
             struck: Steps | Run = self if run is None else run
             struck.incident = event.event_type
         elif run is not None:
@@ -114,10 +116,10 @@ class Steps:
             if event.event_type in _ENDS:
                 run.outcome = _ENDS[event.event_type] if told.success is None else _SUCCESS[told.success]
             elif event.event_type == EventType.STEP_HEARTBEAT:  # the first comes an interval after the start
-                run.interval = max(self._seen - run.seen, run.interval * _FORGET)
+                run.interval = max(self.seen - run.seen, run.interval * _FORGET)
                 self._interval = max(self._interval, run.interval)
             if run.outcome is None or event.event_type in _ENDS:
-                run.latest, run.seen = told, self._seen
+                run.latest, run.seen = told, self.seen
         return run
 
     def _run_of(self, event: StepEvent) -> Run | None:
@@ -132,9 +134,9 @@ class Steps:
         # Within a cycle, a late heartbeat, or the end that follows a timeout, is about the run that has just ended.
         if recent and recent[-1].cycle == self.cycle and event.event_type not in _BEGINS:
             return recent[-1]
-        if event.event_type in _INCIDENTS:
+        if event.event_type in INCIDENTS:
             return None
-        run = Run(event.step, event.task_item_id, self.cycle, self._seen, self._seen, event)
+        run = Run(event.step, event.task_item_id, self.cycle, self.seen, self.seen, event)
         self.runs.append(run)
         recent[:] = [*going, run]
         return run
@@ -185,7 +187,7 @@ class Steps:
 
     def elapsed(self, now: float) -> float:
         """Seconds since the task was last started, until its end or whatever else was last heard of it."""
-        return max(0.0, (now if self.task_state(now) == "running" else self._seen) - self._started)
+        return max(0.0, (now if self.task_state(now) == "running" else self.seen) - self._started)
 
 
 def _time(text: str, otherwise: float) -> float:

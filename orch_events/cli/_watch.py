@@ -15,7 +15,7 @@ from typing import Final
 
 from .. import EventType, LogNotFoundError, observed_step_scope_label
 from .._rows import read_last_id
-from ._arguments import Options, Reader
+from ._arguments import Options, Reader, text
 from ._feed import Feed
 from ._listing import event_row
 from ._render import amount, cut, printable, say, screen_width, span, table, tinted
@@ -40,7 +40,8 @@ def watch(parser: ArgumentParser, words: list[str]) -> int:
         " records, as with 'run --task', is watched until Ctrl-C. A step without an end is lost when three of its"
         " heartbeats are missing; before the first, when there has been none for 30 s."
     )
-    parser.add_argument("task", metavar="TASK", nargs="?", help="the task (default: the most recently active one)")
+    latest = "the task (default: the most recently active one)"
+    parser.add_argument("task", metavar="TASK", nargs="?", type=text, help=latest)
     parser.add_argument("--once", action="store_true", help="print how things are now, and exit with 0")
     options = parser.parse_args(words, _Options())
     steps = Steps()
@@ -66,7 +67,7 @@ def _latest_task(reader: Reader, once: bool) -> str:
         last = reader.ask(read_last_id)
     if not last and not once:
         say("waiting for the first event")
-    return next((event.task_id for event in reader.follow_events(after_id=last - 1, timeout=0 if once else None)), "")
+    return next((event.task_id for event in reader.follow_events(after_id=max(0, last - 1), timeout=0 if once else None)), "")
 
 
 def _show(task: str, steps: Steps, feed: Feed) -> None:
@@ -156,7 +157,7 @@ def _row(steps: Steps, run: Run, now: float) -> tuple[str, ...]:
         details.append(f"confidence {told.confidence:g}")
     if run.exit_code:
         details.append(f"exit {run.exit_code}")
-    details += [text for text in (run.reason, run.incident) if text]
+    details += [detail for detail in (run.reason, run.incident) if detail]
     duration, scope = steps.duration(run, now), observed_step_scope_label(told.step_scope)
     ticking = span(int(duration) if state == "running" else duration)
     return run.step, scope, run.item or "", run.agent or "", state, ticking, ", ".join(details)

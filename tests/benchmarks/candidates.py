@@ -233,7 +233,7 @@ NONE: Final = "NOT fsynced (synchronous=NORMAL)"
 WRITING: Final = "W1 W2 W3 W4 W5bulk W5threads"
 CANDIDATES: Final = {
     "orch_events": Candidate(
-        orch_events, f"{WRITING} W6 W6c W7 W9 memory loop", "fsynced, once for all who wait", True
+        orch_events, f"{WRITING} W6 W6c W7 W9 memory import loop", "fsynced, once for all who wait", True
     ),
     "orch_events_normal": Candidate(partial(orch_events, durability="normal"), WRITING, NONE, True),
     "orch_events_submit": Candidate(partial(orch_events, one_by_one=True), "W4", "fsynced by the time of `flush`"),

@@ -9,6 +9,8 @@ import asyncio
 import faulthandler
 import math
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -205,6 +207,17 @@ def ticking(name: str, path: str, size: int) -> Figures:
         return asyncio.run(main())
 
 
+def imported(name: str, path: str, size: int) -> Figures:
+    """How long the import takes, alone and as a multiple of that of the standard modules it needs."""
+
+    def took(code: str) -> float:
+        return min(seconds(partial(subprocess.run, [sys.executable, "-c", code], check=True)) for _ in range(size))
+
+    modules = "sqlite3, json, logging, threading, dataclasses, concurrent.futures, datetime"
+    nothing, standard, ours = map(took, ("pass", f"import {modules}", "import orch_events"))
+    return {"ms": 1000 * (ours - nothing), "× the standard modules": (ours - nothing) / (standard - nothing)}
+
+
 class Workload(NamedTuple):
     title: str
     run: Callable[[str, str, int], Figures]
@@ -226,5 +239,6 @@ WORKLOADS: Final = {
     "W7": Workload("from the ack to the delivery in another process", woken, 300, 60),
     "W9": Workload("a big log beside a new one", grown, 1_000_000, 100_000),
     "memory": Workload("peak memory after N events and after ten times as many", remembered, 100_000, 10_000),
+    "import": Workload("the import, in a new interpreter", imported, 20, 5),
     "loop": Workload("the worst delay of a 1 ms ticker", ticking, 100_000, 20_000),
 }

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import asdict, replace
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from typing import Any, TypedDict, assert_never, assert_type
 import orch_events
 from orch_events import (
     STEP_EVENT_TYPES,
+    Cleanup,
     Event,
     EventLog,
     EventReader,
@@ -36,14 +38,17 @@ from orch_events import (
     ObservedStepScope,
     OrchEventsError,
     PayloadError,
+    PrunedError,
     QueueFullError,
     ReadError,
     RecordingSink,
     SchemaError,
+    Stats,
     StepEvent,
     StepLogPaths,
     TracingEventSink,
     WriteError,
+    follow_log_file,
     insert_event_with_conn,
     observed_step_scope_from_payload,
     observed_step_scope_label,
@@ -139,6 +144,7 @@ async def write_async(path: Path) -> None:
         assert_type(task.result(), int)
         assert_type(await asyncio.gather(log.insert_events_async([]), log.flush_async()), tuple[list[int], None])
         assert_type(await log.query_step_events_async("t"), list[StepEvent])
+        assert_type(await log.stats_async(), Stats)
         assert_type(await log.query_latest_step_log_paths_async("t"), StepLogPaths | None)
     await log.aclose()
 
@@ -167,6 +173,7 @@ def read(path: Path) -> None:
         phase, stdout, stderr = paths
         assert_type((phase, stdout, stderr), tuple[str, str, str])
         assert_type(paths.stdout_path, str)
+        assert_type(follow_log_file(paths.stdout_path, lines=10, stop=threading.Event()), Iterator[str])
 
 
 async def read_async(path: Path) -> int:
@@ -178,6 +185,22 @@ async def read_async(path: Path) -> int:
         found += [event.event_id async for event in reader.follow_events_async("t", timeout=0.01)]
         found += [step.event_id async for step in reader.follow_step_events_async("t", after_id=3, timeout=0.01)]
     return sum(found)
+
+
+def keep_small(path: Path) -> None:
+    def tell(done: Cleanup) -> None:
+        assert_type(done.events, int)
+
+    with EventLog(path) as log:
+        assert_type(log.cleanup(older_than=timedelta(days=30), keep_last=3, progress=tell), Cleanup)
+        done = log.cleanup(max_bytes=500_000_000, only_finished=False, dry_run=True, archive=path.parent, gzip=True)
+        assert_type(done.archived, tuple[str, ...])
+        assert_type(log.stats(), Stats)
+        assert_type(log.stats(days=7).days, Mapping[str, int])
+        try:
+            list(log.query_events(after_id=1))
+        except PrunedError as error:
+            assert_type(error.first_available_id, int)
 
 
 def describe(event: StepEvent) -> str:
@@ -252,6 +275,7 @@ def main(directory: Path) -> None:
     for job in jobs:
         asyncio.run(job(path))
     read(path)
+    keep_small(path)
     for event in query_step_events(path, "t"):
         print(describe(event), scope_of(event), len(fields(event)), sep="\t")
     print(*complain(directory), sep="\n")

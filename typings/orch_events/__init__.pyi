@@ -8,9 +8,10 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 
@@ -18,6 +19,7 @@ __version__: str
 
 __all__ = [
     "STEP_EVENT_TYPES",
+    "Cleanup",
     "Event",
     "EventLog",
     "EventReader",
@@ -33,14 +35,17 @@ __all__ = [
     "ObservedStepScope",
     "OrchEventsError",
     "PayloadError",
+    "PrunedError",
     "QueueFullError",
     "ReadError",
     "RecordingSink",
     "SchemaError",
+    "Stats",
     "StepEvent",
     "StepLogPaths",
     "TracingEventSink",
     "WriteError",
+    "follow_log_file",
     "insert_event_with_conn",
     "observed_step_scope_from_payload",
     "observed_step_scope_label",
@@ -110,6 +115,10 @@ class _Queries:
         until_finished: bool = False,
     ) -> AsyncIterator[Event]: ...
 
+    # Figures: by an index and a sample, so within a second of millions of events.
+    def stats(self, *, days: int = 14) -> Stats: ...
+    async def stats_async(self, *, days: int = 14) -> Stats: ...
+
 # (task_id, task_item_id, event_type, payload)
 _NewEvent: TypeAlias = tuple[str, str | None, str, Mapping[str, object]]
 
@@ -147,6 +156,22 @@ class EventLog(_Queries):
     def flush(self) -> None: ...
     async def flush_async(self) -> None: ...
 
+    # Delete old events beside live writers, archived first if wanted, and give their space back. Raise ValueError,
+    # WriteError, OSError.
+    def cleanup(
+        self,
+        *,
+        older_than: timedelta | datetime | None = None,
+        keep_last: int | None = None,
+        max_bytes: int | None = None,
+        only_finished: bool = True,
+        dry_run: bool = False,
+        batch: int = 5000,
+        archive: str | os.PathLike[str] | None = None,
+        gzip: bool = False,
+        progress: Callable[[Cleanup], object] | None = None,
+    ) -> Cleanup: ...
+
     # Drain, then close; idempotent.
     def close(self) -> None: ...
     async def aclose(self) -> None: ...
@@ -172,6 +197,11 @@ class EventReader(_Queries):
 # One query on a path, which is opened and closed for it.
 def query_step_events(db_path: str | os.PathLike[str], task_id: str) -> list[StepEvent]: ...
 def query_latest_step_log_paths(db_path: str | os.PathLike[str], task_id: str) -> StepLogPaths | None: ...
+
+# The text of a step's output file and what is written to it, as `tail -F` shows it, until `stop` is set.
+def follow_log_file(
+    path: str | os.PathLike[str], *, lines: int | None = None, stop: threading.Event | None = None
+) -> Iterator[str]: ...
 
 # One event in the caller's own transaction, on the caller's own connection; its id.
 def insert_event_with_conn(
@@ -256,6 +286,27 @@ class StepLogPaths(NamedTuple):
     stdout_path: str
     stderr_path: str
 
+# What a cleanup did, or in a dry run would do.
+class Cleanup(NamedTuple):
+    events: int = 0
+    tasks: int = 0  # of which nothing is left
+    bytes_freed: int = 0
+    bytes_reusable: int = 0  # free inside the file
+    archived: tuple[str, ...] = ()
+
+# `event_types` is estimated when `sampled` is less than `events`; `days` counts ids, by UTC date.
+class Stats(NamedTuple):
+    events: int
+    tasks: Mapping[str, int]
+    event_types: Mapping[str, int]
+    sampled: int
+    oldest: str | None
+    newest: str | None
+    file_bytes: int
+    wal_bytes: int
+    event_bytes: float
+    days: Mapping[str, int]
+
 # -------------------------------------------------------------------------------------------------------------- sinks
 
 # Hears of every event once it is durable, in id order, on the thread that committed it.
@@ -314,3 +365,8 @@ class _DatabaseError(OrchEventsError):
 
 class WriteError(_DatabaseError): ...
 class ReadError(_DatabaseError): ...
+
+# The events that came next were pruned; what is left begins with `first_available_id`.
+class PrunedError(OrchEventsError):
+    first_available_id: int
+    def __init__(self, message: str, first_available_id: int = 1) -> None: ...

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: MIT
+"""``cleanup --archive`` and ``emit --jsonl --restore``: nothing is lost, and everything comes back as it was."""
+
+import gzip
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from orch_events import EventLog, PrunedError
+
+from .helpers import PATIENCE, ROOT, run_script
+from .terminal import terminal
+
+
+def cli(path: Path, *words: object, status: int = 0) -> str:
+    """What a command prints; on stderr instead, where it fails."""
+    command = [sys.executable, "-m", "orch_events", "--db", str(path), *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=path.parent, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == status, done
+    return (done.stderr if status else done.stdout).decode()
+
+
+def listed(path: Path, tasks: Iterable[str]) -> bytes:
+    """What ``events --json`` prints of each task, byte by byte."""
+    command = [sys.executable, "-m", "orch_events", "--db", str(path), "events", "--json"]
+    runs = [subprocess.run([*command, task], cwd=ROOT, capture_output=True, check=True) for task in tasks]
+    return b"".join(run.stdout for run in runs)
+
+
+ODD = [
+    b'{"a":1.0,"b":1e5,"c":-0,"d":[1,2],"e":12345678901234567890,"a":2}',
+    b'{ "spaced" : [ 1,\n2,\r\n3 ] }',
+    b'{"created_at":"x","payload":{"payload":1},"payload_json":",\\"created_at\\":"}',
+    '{"text":"\u2028 \x7f \x9b ü €","emoji":"\\ud83d\\ude00"}'.encode(),
+    b"[1,2]", b"null", b"17", b'"text"', b'{"step":"qa","step_scope":"item","cycle":3}',
+    b"not json", b"", b"{", b'{"a":NaN}', b'{"a":"\\ud800"}', b"\xff\x80{}", b'{"a":1e999}', b"line\nbreak\0nul",
+    b'{"deep":' + b"[" * 200 + b"]" * 200 + b"}",
+]  # fmt: skip
+NAMES = [b"t", "ü\"\\ ,\"payload\":".encode(), b",\"created_at\":"]
+
+
+def fill(path: Path) -> list[str]:
+    """Three finished tasks with all that a payload, a name or a time may be; their names."""
+    with EventLog(path), closing(sqlite3.connect(path)) as connection, connection:
+        places = ", ".join(["CAST(? AS TEXT)"] * 5)
+        names = "task_id, task_item_id, event_type, payload_json, created_at"
+        sql = f"INSERT INTO events({names}) VALUES ({places})"
+        at = "2026-01-01T00:00:00.000000+00:00"
+        for n, payload in enumerate([*ODD, b"x" * 100_000]):
+            for name in NAMES:
+                kind = [b"x", "söme".encode(), b"\xfe\x80"][n % 3]
+                item, when = [None, b"item", b""][n % 3], [at, "2026-01-01 00:00:00"][n % 2]
+                connection.execute(sql, (name, item, kind, payload, when))
+        for name in NAMES:
+            connection.execute(sql, (name, None, "task_completed", "{}", at))
+    return [name.decode() for name in NAMES]
+
+
+@pytest.mark.parametrize("options", [(), ("--gzip",)], ids=["plain", "gzip"])
+def test_what_was_archived_and_deleted_comes_back_as_it_was(path: Path, options: tuple[str, ...]) -> None:
+    tasks = fill(path)
+    before, count = listed(path, tasks), 3 * (len(ODD) + 2)
+    foreseen = cli(path, "cleanup", "--older-than", "1d", "--dry-run")
+    assert foreseen == f"to delete: {count} events; tasks gone with them: 3\n"
+    told = cli(path, "cleanup", "--older-than", "1d", "--archive", "old", *options)
+    assert told.startswith(f"deleted: {count} events; tasks gone with them: 3\narchived: old/events-")
+    (file,) = (path.parent / "old").iterdir()
+    assert file.name.endswith(f"-1-{count}.jsonl" + ".gz" * len(options)) and file.stat().st_mode & 0o077 == 0
+    text = gzip.decompress(file.read_bytes()) if options else file.read_bytes()
+    assert sorted(text.splitlines()) == sorted(before.splitlines())
+    assert listed(path, tasks) == b""
+    assert cli(path, "emit", "--jsonl", file, "--restore") == f"events recorded: {count}\n"
+    assert listed(path, tasks) == before
+    assert cli(path, "emit", "--jsonl", file, "--restore") == f"events recorded: 0 (there already: {count})\n"
+    with EventLog(path) as log:
+        assert [len(list(log.query_events(task, after_id=1))) for task in tasks] == [len(ODD) + 1, *[len(ODD) + 2] * 2]
+        assert log.insert_event("t", None, "x", {}) == count + 1
+    elsewhere = path.with_name("elsewhere.db")
+    cli(elsewhere, "emit", "--jsonl", file, "--restore")
+    assert listed(elsewhere, tasks) == before
+    with closing(sqlite3.connect(elsewhere)) as connection:
+        promoted = "SELECT step, step_scope, cycle FROM events WHERE step IS NOT NULL"
+        assert connection.execute(promoted).fetchall() == [("qa", "item", 3)] * 3
+
+
+def test_what_is_half_restored_is_still_told_of(log: EventLog, path: Path) -> None:
+    log.insert_events([("t", None, "x", {"n": n}) for n in range(9)] + [("t", None, "task_completed", {})])
+    done = log.cleanup(keep_last=0, archive=path.parent / "old")
+    (file,) = map(Path, done.archived)
+    lines = file.read_bytes().splitlines(keepends=True)
+    part = path.with_name("part.jsonl")
+    for some, told in ((lines[:2] + lines[9:], True), (lines[2:], False)):
+        part.write_bytes(b"".join(some))
+        cli(path, "emit", "--jsonl", part, "--restore")
+        if told:
+            with pytest.raises(PrunedError):
+                list(log.query_events("t", after_id=5))
+    assert [event.event_id for event in log.query_events("t", after_id=5)] == [6, 7, 8, 9, 10]
+
+
+LINE: dict[str, object] = {"event_id": 5, "task_id": "t", "task_item_id": None, "event_type": "x", "created_at": ""}
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        ({"event_id": 1, "payload": {}}, "another event has"),
+        ({"event_id": 0, "payload": {}}, "event_id is not"),
+        ({"event_id": True, "payload": {}}, "event_id is not"),
+        ({"payload": {}, "created_at": None}, "created_at is missing"),
+        ({}, "payload is missing"),
+        ({"payload": {}, "task_id": "\ud800"}, "surrogates not allowed"),
+        ({"payload": float("nan")}, "JSON compliant"),
+        (None, "nested too deep"),
+    ],
+)
+def test_bad_lines(log: EventLog, path: Path, members: dict[str, object] | None, why: str) -> None:
+    line = "[" * 100_000 if members is None else json.dumps({**LINE, **members}, separators=(",", ":"))
+    log.insert_event("t", None, "x", {"n": 1})
+    good = '{"event_id":%d,"task_id":"t","task_item_id":null,"event_type":"x","payload":{},"created_at":"a"}'
+    file = path.with_name("lines.jsonl")
+    file.write_text("\n".join([good % 7, line, good % 8, "", good % 7]))
+    told = cli(path, "emit", "--jsonl", file, "--restore", status=1)
+    assert "line 2: " in told and why in told and told.rstrip().endswith("events recorded before it: 1")
+    told = cli(path, "emit", "--jsonl", file, "--restore", "--keep-going", status=1)
+    assert why in told and "bad lines skipped: 1" in told
+    assert [event.event_id for event in log.query_events()] == [1, 7, 8]
+
+
+def test_lines_formatted_anew_are_understood(path: Path) -> None:
+    event = {"created_at": "c", "event_id": 3, "event_type": "x", "payload": {"a": [1.5, "ü"]}, "task_id": "t"}
+    file = path.with_name("lines.jsonl")
+    file.write_text(json.dumps({**event, "task_item_id": None}, sort_keys=True))
+    cli(path, "emit", "--jsonl", file, "--restore")
+    assert listed(path, "t").decode() == (
+        '{"event_id":3,"task_id":"t","task_item_id":null,"event_type":"x",'
+        '"payload":{"a":[1.5,"ü"]},"created_at":"c"}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("cleanup", "one of --older-than, --keep-last and --max-size"),
+        ("cleanup --all --dry-run", "one of --older-than"),
+        ("cleanup --older-than 30", "not an age such as"),
+        ("cleanup --older-than 99999999999w", "not an age such as"),
+        ("cleanup --older-than 999999d", "out of range"),
+        ("cleanup --older-than -1d", "expected one argument"),
+        ("cleanup --max-size 5", "not a size such as"),
+        ("cleanup --keep-last -1", "not from 0"),
+        ("cleanup --keep-last 1 --gzip", "--gzip needs --archive"),
+        ("emit --restore t e", "--restore needs --jsonl"),
+    ],
+)
+def test_bad_usage(log: EventLog, path: Path, words: str, told: str) -> None:
+    stderr = cli(path, *words.split(), status=2)
+    assert stderr.startswith("usage:") and told in stderr
+
+
+def test_errors_are_one_line_and_delete_nothing(log: EventLog, path: Path) -> None:
+    log.insert_event("t", None, "task_completed", {})
+    path.with_name("file").write_text("")
+    for words in (("--archive", "file"), ("--archive", "file/deeper")):
+        told = cli(path, "cleanup", "--keep-last", "0", *words, status=1)
+        assert told.count("\n") == 1 and "file" in told
+    none = path.with_name("none.db")
+    assert "no event log here" in cli(none, "cleanup", "--keep-last", "0", status=1) and not none.exists()
+    cut = path.with_name("cut.gz")
+    cut.write_bytes(gzip.compress(os.urandom(1000))[:-20])
+    assert cli(path, "emit", "--jsonl", cut, "--restore", status=1).count("\n") >= 1
+    assert len(list(log.query_events())) == 1
+    for word, count in (("64kB", 1), ("2GB", 1), ("0b", 0)):
+        cli(path, "cleanup", "--max-size", word)
+        assert len(list(log.query_events())) == count
+
+
+def test_on_a_terminal_and_stopped(path: Path) -> None:
+    with EventLog(path) as log:
+        log.insert_events([("t", None, "x", {"text": "x" * 200})] * 60_000 + [("t", None, "task_completed", {})])
+        with terminal("--db", path, "cleanup", "--keep-last", "0") as screen:
+            screen.wait_for("events deleted")
+            screen.type(b"\x03")
+            screen.wait_for("before it was stopped")
+            assert screen.end() == 130
+        left = len(list(log.query_events()))
+        assert 0 < left < 60_001
+        assert f"deleted: {left:,} events; tasks gone with them: 1\n" in cli(path, "cleanup", "--keep-last", "0")
+        assert log.insert_event("t", None, "x", {}) == 60_002
+
+
+def test_the_archive_takes_bounded_memory(tmp_path: Path, path: Path) -> None:
+    source = """
+import resource, sys
+from orch_events import EventLog
+with EventLog(sys.argv[1], durability="normal") as log:
+    log.insert_events([("t", None, "x", {"text": "x" * 20_000})] * 200 + [("t", None, "task_completed", {})])
+    log.cleanup(keep_last=0, archive=sys.argv[2])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(20):
+        log.insert_events([("t", None, "x", {"text": "x" * 20_000})] * 200)
+    log.insert_event("t", None, "task_completed", {})
+    assert log.cleanup(keep_last=0, archive=sys.argv[2]).events == 4001
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    assert int(run_script(tmp_path, source, path, tmp_path / "old")) < 40, "megabytes, of an archive of 80"
+
+
+@pytest.mark.long
+def test_killed_at_any_point_it_loses_nothing(path: Path) -> None:
+    """Every event is in the log or in an archive, whenever the end comes."""
+    rng, tasks, archive = random.Random(7), [f"t{n}" for n in range(20)], path.with_name("old")
+    with EventLog(path) as log:
+        log.insert_events([(task, None, "step_heartbeat", {"n": n}) for n in range(1500) for task in tasks])
+        log.insert_events([(task, None, "task_completed", {}) for task in tasks])
+    before = stored(path)
+    command = [sys.executable, "-m", "orch_events", "--db", str(path), "cleanup", "--keep-last", "0"]
+    kills, archived, restored = 0, 0, 0
+    for attempt in range(50):
+        options = ["--archive", str(archive), *["--gzip"] * (attempt % 2)]
+        with subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+            time.sleep(0.15 + rng.random() * 1.2)
+            process.kill()
+            kills += process.wait(PATIENCE) == -signal.SIGKILL
+        left, files = stored(path), sorted(archive.glob("*.jsonl*"))
+        found = left | {event_id: content for file in files for event_id, content in events(file)}
+        assert found == before
+        archived += 0 < len(left) < len(before)
+        if len(left) < 3000:  # begin anew
+            for file in files:
+                cli(path, "emit", "--jsonl", file, "--restore")
+                file.unlink()
+            restored += 1
+            assert stored(path) == before
+    assert kills > 25 and archived > 5
+    print(f"{kills} killed before the end, {archived} of them between deletions, {restored} times restored")
+
+
+def stored(path: Path) -> dict[int, tuple[object, ...]]:
+    with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        rows = connection.execute("SELECT id, task_id, event_type, payload_json, created_at FROM events").fetchall()
+    return {event_id: (task, kind, json.loads(text), at) for event_id, task, kind, text, at in rows}
+
+
+def events(file: Path) -> Iterator[tuple[int, tuple[object, ...]]]:
+    data = file.read_bytes()
+    for line in (gzip.decompress(data) if file.suffix == ".gz" else data).splitlines():
+        event = json.loads(line)
+        yield event["event_id"], (event["task_id"], event["event_type"], event["payload"], event["created_at"])

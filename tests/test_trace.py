@@ -1,0 +1,458 @@
+# SPDX-License-Identifier: MIT
+"""`orch-events trace`: what it makes of a task's events, in each of its forms. A browser's view of the page is a check
+of its own, in ``.ci/browser``.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from orch_events import Event, EventLog
+from orch_events.cli._timeline import Trace
+
+from .helpers import execute
+from .terminal import Piped, background, terminal
+
+Told: TypeAlias = tuple[float, str, dict[str, object]]
+"""An event: after how many seconds, of which type (which may lack its ``step_``), its payload (and the item)."""
+
+EPOCH = datetime(2026, 1, 2, tzinfo=timezone.utc)
+HOSTILE = "<script>touched=1</script></style></title><img src=x onerror=touched=1>\"'\x1b[2J\x00\r\n\u202e"
+
+
+def event(number: int, at: float, kind: str, payload: dict[str, object], item: str | None) -> Event:
+    kind = kind if kind.startswith(("task", "cycle", "sandbox", "auto")) else f"step_{kind}"
+    if kind.startswith("step"):
+        payload = {"step": "s", **payload}
+    created = (EPOCH + timedelta(seconds=at)).isoformat(timespec="microseconds")
+    text = json.dumps(payload)
+    return Event(
+        event_id=number, task_id="t", task_item_id=item, event_type=kind, payload_json=text, created_at=created
+    )
+
+
+def events(told: tuple[Told, ...] | list[Told]) -> Iterator[Event]:
+    for number, (at, kind, payload) in enumerate(told, 1):
+        item = str(payload["item"]) if "item" in payload else None
+        yield event(number, at, kind, {key: value for key, value in payload.items() if key != "item"}, item)
+
+
+def record(db: Path, *told: Told) -> None:
+    """A log of the task ``t`` whose events have these times."""
+    found = list(events(told))
+    with EventLog(db) as log:
+        ids = log.insert_events([(e.task_id, e.task_item_id, e.event_type, json.loads(e.payload_json)) for e in found])
+    pairs = zip(ids, found, strict=True)
+    execute(db, *(f"UPDATE events SET created_at = '{e.created_at}' WHERE id = {number}" for number, e in pairs))
+
+
+def trace(db: Path, *words: object, code: int = 0, **more: str) -> str:
+    with background("--db", db, "trace", *words, cwd=None, **more) as process:
+        status, stdout, stderr = Piped(process).end()
+    assert (status, stderr) == (code, ""), stderr
+    return stdout
+
+
+def refused(db: Path, *words: object) -> tuple[int, str]:
+    with background("--db", db, "trace", *words) as process:
+        status, stdout, stderr = Piped(process).end()
+    assert stdout == ""
+    return status, stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    return tmp_path / "log.db"
+
+
+BUILD: list[Told] = [
+    (0, "task_started", {}),
+    (0, "cycle_started", {"cycle": 1}),
+    (0, "started", {"step": "plan", "agent_id": "ann"}),
+    (10, "finished", {"step": "plan", "success": True, "duration_ms": 10_000, "exit_code": 0}),
+    (10, "started", {"item": "web", "step": "build", "agent_id": "bob"}),
+    (12, "started", {"item": "api", "step": "build"}),
+    (12.5, "spawned", {"item": "api", "step": "build", "pid": 7}),
+    (17.5, "heartbeat", {"item": "api", "step": "build", "pid": 7, "stdout_bytes": 5, "stderr_bytes": 1}),
+    (20, "finished", {"item": "web", "step": "build", "success": False, "exit_code": 2}),
+    (22.5, "heartbeat", {"item": "api", "step": "build", "pid": 7, "stdout_bytes": 9}),
+    (30, "timeout", {"item": "api", "step": "build"}),
+    (30, "skipped", {"step": "ship", "reason": "a build failed"}),
+    (30, "cycle_started", {"cycle": 2}),
+    (30, "started", {"step": "plan"}),
+    (35, "sandbox_denied", {"step": "plan"}),
+    (40, "task_failed", {"reason": "no luck"}),
+]
+
+# ------------------------------------------------------------------------------------------------------------- the tree
+
+TREE = """\
+task t  failed  40s
+since 2026-01-02 00:00:00 UTC, 2 failed, 1 lost, 1 skipped, 1 succeeded
+no luck
+
+step       agent  status     start  end  took  timeline                               details
+cycle 1                      0s     30s  30s   ├───────────────────────────────────┤
+├─ plan    ann    succeeded  0s     10s  10s   █████████████
+├─ build                     10s    30s  20s               ├───────────────────────┤
+│  ├─ web  bob    failed     10s    20s  10s               █████████████              exit 2
+│  └─ api         failed     12s    30s  18s                 ███████████████████████  timeout
+└─ ship           skipped    30s    30s  0s                                        ·  a build failed
+cycle 2                      30s    30s  0s                                        │
+└─ plan           lost       30s    ?    0s                                        ░  sandbox_denied
+
+! error: missing_end: plan: nothing tells how it ended; last heard of after 30s
+"""
+
+
+def test_the_tree_has_cycles_steps_items_and_a_bar_to_scale(db: Path) -> None:
+    record(db, *BUILD)
+    shown = trace(db, "t")
+    assert shown.splitlines() == TREE.splitlines()
+    plain = trace(db, "t", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert plain.isascii()
+    assert "|- plan" in plain
+
+
+def test_no_line_is_wider_than_the_terminal_and_none_drives_it(db: Path) -> None:
+    hostile: dict[str, object] = {"step": HOSTILE, "agent_id": HOSTILE, "reason": HOSTILE * 9, "item": HOSTILE}
+    record(db, *BUILD[:-1], (36, "finished", {**hostile, "success": False}), (40, "task_failed", {"reason": HOSTILE}))
+    for columns in (40, 80, 120):
+        with terminal("--db", db, "trace", "t", columns=columns, lines=40) as shown:
+            shown.wait_for("missing_end")
+            assert shown.end() == 0
+            assert {"31"} <= shown.screen.colours
+            lines = [line for line in shown.screen.text().splitlines() if line]
+            assert len(lines) == len(TREE.split("\n")) - 3 + 1, "a line was wrapped"
+    with terminal("--db", db, "trace", "t", NO_COLOR="1") as shown:
+        assert shown.end() == 0
+        assert not shown.screen.colours
+
+
+@pytest.mark.parametrize(
+    ("columns", "missing"), [(100, set[str]()), (70, {"end"}), (62, {"end", "start"}), (50, {"end", "start", "agent"})]
+)
+def test_a_narrow_terminal_has_fewer_columns_and_still_a_timeline(db: Path, columns: int, missing: set[str]) -> None:
+    record(db, *BUILD)
+    with terminal("--db", db, "trace", "t", columns=columns) as shown:
+        assert shown.end() == 0
+        titles = next(line for line in shown.screen.text().splitlines() if line.startswith("step ")).split()
+    assert set(TREE.splitlines()[4].split()) - set(titles) == missing
+    assert "├────" in shown.screen.text()
+
+
+def test_a_running_task_is_traced_so_far(db: Path) -> None:
+    with EventLog(db) as log:
+        log.insert_event("t", None, "task_started", {})
+        log.insert_event("t", None, "step_started", {"step": "build"})
+    shown = trace(db, "t")
+    assert re.match(r"task t  running  .* so far\nsince .* UTC, 1 running\n", shown), shown
+    assert "▒" in shown
+    document = json.loads(trace(db, "t", "--json"))
+    assert (document["finished"], document["ended_at"]) == (False, None)
+    assert [(step["status"], step["ended_at"]) for step in document["cycles"][0]["steps"]] == [("running", None)]
+
+
+# ----------------------------------------------------------------------------------------------------------- anomalies
+
+
+def beats(count: int, **payload: object) -> list[Told]:
+    return [(5 + 10 * number, "heartbeat", payload) for number in range(count)]
+
+
+def several(*seconds: float) -> list[Told]:
+    """Runs of one step, one after the other."""
+    told = list[Told]()
+    for number, length in enumerate(seconds):
+        told.append((1e5 * number, "started", {}))
+        told.append((1e5 * number + length, "finished", {"success": True}))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        pytest.param(BUILD[:-3], [], id="nothing"),
+        pytest.param([(0, "started", {}), (9, "task_failed", {})], ["error missing_end s"], id="no-end"),
+        pytest.param([(0, "started", {})], [], id="still-running"),
+        pytest.param([(0, "spawned", {"pid": 1}), *beats(2, pid=1)], ["error missing_end s"], id="silent"),
+        pytest.param(
+            [(0, "started", {}), (2, "started", {}), (3, "finished", {}), (4, "finished", {})],
+            ["warning overlapping_runs s"], id="overlap",
+        ),
+        pytest.param(
+            [(0, "started", {}), (2, "finished", {}), (2, "started", {}), (4, "finished", {})], [], id="in-turn"
+        ),
+        pytest.param(
+            [(0, "started", {"item": "a"}), (0, "started", {"item": "b"}), (2, "finished", {"item": "a"}),
+             (4, "finished", {"item": "b"})], [], id="two-items",
+        ),
+        pytest.param([(0, "cycle_started", {"cycle": 1}), (1, "cycle_started", {"cycle": 2}), (2, "task_failed", {})],
+                     ["warning empty_cycle cycle 1", "warning empty_cycle cycle 2"], id="empty-cycles"),
+        pytest.param([(0, "cycle_started", {"cycle": 1})], [], id="cycle-just-begun"),
+        pytest.param([(0, "task_started", {}), (1, "task_started", {}), (2, "task_completed", {})],
+                     ["error duplicate_runner task"], id="task-started-twice"),
+        pytest.param([(0, "task_started", {}), (1, "task_paused", {}), (2, "task_started", {}), (3, "task_failed", {}),
+                      (4, "task_started", {})], [], id="task-resumed-and-retried"),
+        pytest.param(
+            [(0, "started", {}), (1, "spawned", {"pid": 1}), (2, "started", {}), (3, "spawned", {"pid": 2}),
+             (4, "finished", {"pid": 1}), (5, "finished", {"pid": 2})],
+            ["error duplicate_runner s", "warning overlapping_runs s"], id="two-runs-two-processes",
+        ),
+        pytest.param(
+            [(0, "started", {}), *((n, "heartbeat", {"pid": n % 2}) for n in range(1, 9)), (9, "finished", {})],
+            ["error duplicate_runner s"], id="two-processes-take-turns",
+        ),
+        pytest.param(
+            [(0, "started", {}), (1, "heartbeat", {"pid": 1, "pid_alive": False}), (2, "spawned", {"pid": 2}),
+             (3, "finished", {})], [], id="process-replaced",
+        ),
+        pytest.param([(0, "started", {}), *beats(3, output_state="low_output"), *beats(0), (99, "finished", {})],
+                     ["warning low_output s"], id="low-output"),
+        pytest.param([(0, "started", {}), *beats(3, output_state="quiet"), (99, "finished", {})], [], id="quiet"),
+        pytest.param(several(601), ["info long_running s"], id="ten-minutes"),
+        pytest.param(several(600), [], id="not-quite"),
+        pytest.param(several(10, 11, 12, 40), ["info long_running s"], id="longer-than-usual"),
+        pytest.param(several(900, 1100, 1000, 1200), [], id="usual-if-long"),
+        pytest.param(several(1, 1, 1, 9), [], id="short-anyway"),
+    ],
+)  # fmt: skip
+def test_what_is_odd_has_a_name_and_a_severity(told: list[Told], expected: list[str]) -> None:
+    traced = Trace("t")
+    for one in events(told):
+        traced.fold(one)
+    later = 1000 if told[0][1] == "spawned" else 0
+    found = traced.anomalies(EPOCH.timestamp() + max(at for at, _, _ in told) + later)
+    assert [f"{one.severity} {one.name} {one.where}" for one in found] == expected
+    assert all(one.explanation and "{" not in one.explanation and "\n" not in one.explanation for one in found)
+
+
+def test_times_that_are_none_and_payloads_that_are_none_end_nothing(db: Path, tmp_path: Path) -> None:
+    record(db, *BUILD)
+    usual = "2026-01-02T00:00:00.000000+00:00"
+    for created, first in (
+        ("''", usual),
+        ("'yesterday'", usual),
+        ("'9999-12-31T23:59:59-14:00'", usual),  # what dates cannot say is null
+        ("'0001-01-01T00:00:00+14:00'", None),
+    ):
+        execute(db, f"UPDATE events SET created_at = {created} WHERE id % 3 = 1")
+        execute(db, "UPDATE events SET payload_json = '{' WHERE id = 3")
+        for words in (["--format=chrome"], [], ["--html", tmp_path / "page.html"]):
+            trace(db, "t", *words)
+        started = json.loads(trace(db, "t", "--json"))["started_at"]
+        assert started == first
+
+
+# ------------------------------------------------------------------------------------------------------------- as JSON
+
+TIMES = {"started_at", "ended_at", "duration_ms"}
+OF_A_STEP = {"step", "scope", "item", "agent", "status", "exit_code", "reason", "incident", "pid", "stdout_bytes"}
+
+
+def test_the_document_has_what_its_description_says(db: Path) -> None:
+    record(db, *BUILD)
+    document = json.loads(trace(db, "t", "--json"))
+    assert trace(db, "t", "--format", "json") == trace(db, "t", "--json")
+    named = {"task_id", "status", "reason", "finished", "events", "last_event_id", "cycles", "anomalies"}
+    assert set(document) == named | TIMES
+    assert document["started_at"] == "2026-01-02T00:00:00.000000+00:00"
+    assert (document["ended_at"], document["duration_ms"]) == ("2026-01-02T00:00:40.000000+00:00", 40_000)
+    assert (document["status"], document["reason"], document["events"]) == ("failed", "no luck", len(BUILD))
+    first, second = document["cycles"]
+    assert set(first) == {"cycle", "steps"} | TIMES
+    assert (first["cycle"], first["duration_ms"], len(first["steps"])) == (1, 30_000, 4)
+    assert second["ended_at"] is None, "of a step in it nobody knows the end"
+    plan, web, api, ship = first["steps"]
+    assert set(plan) == OF_A_STEP | {"stderr_bytes"} | TIMES
+    assert (plan["agent"], plan["exit_code"], plan["status"]) == ("ann", 0, "succeeded")
+    assert (web["item"], web["exit_code"], web["ended_at"]) == ("web", 2, "2026-01-02T00:00:20.000000+00:00")
+    assert (api["pid"], api["stdout_bytes"], api["stderr_bytes"], api["status"]) == (7, 9, None, "failed")
+    assert (ship["status"], ship["reason"], ship["duration_ms"]) == ("skipped", "a build failed", 0)
+    (anomaly,) = document["anomalies"]
+    assert set(anomaly) == {"name", "severity", "step", "item", "cycle", "at", "explanation"}
+    assert (anomaly["name"], anomaly["step"], anomaly["cycle"]) == ("missing_end", "plan", 2)
+
+
+# ---------------------------------------------------------------------------------------------------- for trace viewers
+
+# Of the Trace Event Format's description: what every event has, and what each phase has besides.
+COMMON = {"name": str, "ph": str, "ts": int, "pid": int, "tid": int}
+ALLOWED = {"X": {"cat", "dur", "args", "cname"}, "C": {"args"}, "i": {"cat", "s", "args"}, "M": {"args"}}
+METADATA = {"process_name": {"name": str}, "thread_name": {"name": str}, "thread_sort_index": {"sort_index": int}}
+RESERVED_COLOURS = {"good", "bad", "terrible", "black", "grey", "white", "yellow", "olive"}
+
+
+def check_trace_events(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """That a document is in the Trace Event Format, and that a viewer can place each event; the events."""
+    assert set(document) <= {"traceEvents", "displayTimeUnit", "otherData"}
+    assert document["displayTimeUnit"] in ("ms", "ns")
+    slices = dict[tuple[int, int], list[tuple[int, int]]]()
+    names = Counter[tuple[int, int, str]]()
+    for one in document["traceEvents"]:
+        assert all(type(one[key]) is kind for key, kind in COMMON.items()), one
+        assert set(one) <= set(COMMON) | ALLOWED[one["ph"]], one
+        assert one["pid"] > 0 < one["tid"], "0 is the idle process"
+        assert 0 <= one["ts"] < 2**53, "JSON's readers have doubles"
+        if one["ph"] == "X":
+            assert type(one["dur"]) is int and one["dur"] >= 0
+            assert one.get("cname", "good") in RESERVED_COLOURS
+            slices.setdefault((one["pid"], one["tid"]), []).append((one["ts"], one["ts"] + one["dur"]))
+        elif one["ph"] == "C":
+            assert one["args"], "series"
+            assert all(type(value) in (int, float) for value in one["args"].values()), "of numbers"
+        elif one["ph"] == "i":
+            assert one["s"] in ("g", "p", "t")
+        else:
+            assert {key: type(value) for key, value in one["args"].items()} == METADATA[one["name"]]
+            names[one["pid"], one["tid"], one["name"]] += 1
+        assert isinstance(one.get("args", {}), dict)
+    assert set(names.values()) <= {1}
+    for thread, spans in slices.items():
+        assert (*thread, "thread_name") in names
+        spans.sort()
+        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+            assert end <= start, "on one thread slices may nest, but not cross; ours do neither"
+    events = document["traceEvents"]
+    assert isinstance(events, list)
+    return events
+
+
+def test_the_file_for_trace_viewers_is_in_their_format(db: Path) -> None:
+    overlapping: list[Told] = [
+        (31, "started", {"item": "web", "step": "build"}), (32, "started", {"item": "web", "step": "build"}),
+        (33, "finished", {"item": "web", "step": "build"}), (34, "finished", {"item": "web", "step": "build"}),
+        (35, "finished", {"item": HOSTILE, "step": HOSTILE, "success": False}),
+    ]  # fmt: skip
+    record(db, *BUILD[:-1], *overlapping, BUILD[-1])
+    found = check_trace_events(json.loads(trace(db, "t", "--format", "chrome")))
+    threads = {one["tid"]: one["args"]["name"] for one in found if one["name"] == "thread_name"}
+    micros = int(EPOCH.timestamp() * 1e6)
+    slices = [(one["name"], threads[one["tid"]], one["ts"] - micros, one["dur"]) for one in found if one["ph"] == "X"]
+    assert {
+        ("cycle 1", "cycles", 0, 30_000_000),
+        ("plan", "ann", 0, 10_000_000),
+        ("build web", "web, bob", 10_000_000, 10_000_000),
+        ("build api", "api", 12_000_000, 18_000_000),
+        ("ship", "task", 30_000_000, 0),
+        ("build web", "web", 31_000_000, 3_000_000),
+        ("build web", "web (2)", 32_000_000, 1_000_000),
+    } <= set(slices)
+    assert [(one["ts"] - micros, one["args"]) for one in found if one["ph"] == "C"] == [
+        (17_500_000, {"stdout": 5, "stderr": 1}),
+        (22_500_000, {"stdout": 9}),
+    ]
+    struck = [(one["name"], one["s"], threads[one["tid"]]) for one in found if one["ph"] == "i"]
+    assert struck[:2] == [("step_failed", "t", "web, bob"), ("step_timeout", "t", "api")]
+    assert struck[2] == ("sandbox_denied", "t", "task")
+    assert struck[-1][:2] == ("task_failed", "p")
+    (plan,) = (one for one in found if one["name"] == "plan" and one["args"].get("agent") == "ann")
+    assert (plan["cname"], plan["args"]["status"], plan["args"]["exit_code"]) == ("good", "succeeded", 0)
+
+
+# --------------------------------------------------------------------------------------------------------------- a page
+
+
+class Page(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags = Counter[str]()
+        self.attributes = set[str]()
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_says_all_and_asks_for_nothing(db: Path, tmp_path: Path) -> None:
+    hostile: dict[str, object] = {"step": HOSTILE, "agent_id": HOSTILE, "reason": HOSTILE, "item": HOSTILE}
+    record(db, *BUILD[:-1], (36, "finished", {**hostile, "success": False}), (40, "task_failed", {"reason": HOSTILE}))
+    file = tmp_path / "page.html"
+    assert trace(db, "t", "--html", file) == ""
+    text = file.read_text(encoding="utf-8")
+    page = Page(text)
+    assert not {"script", "img", "link", "iframe", "object", "base", "form"} & set(page.tags)
+    assert not {name for name in page.attributes if name.startswith("on") or name in ("src", "href")}
+    assert "default-src 'none'; style-src 'unsafe-inline'" in text
+    assert not re.search(r"https?:|url\(|@import", text)
+    assert (page.tags["style"], page.tags["title"]) == (1, 1 + page.tags["rect"])
+    assert text.isprintable() or set(text) - {"\n"} == {c for c in text if c.isprintable()}
+    for said in ("<script>", "a build failed", "missing end", "sandbox_denied", "exit 2", "timeout", "failed", "ann"):
+        assert said in page.text
+
+
+def test_the_page_replaces_a_file_as_a_whole_or_not_at_all(db: Path, tmp_path: Path) -> None:
+    record(db, *BUILD)
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    (file := folder / "page.html").write_text("old")
+    (folder / "link.html").symlink_to(file)
+    with file.open() as old:
+        trace(db, "t", "--html", folder / "link.html")
+        assert old.read() == "old", "who has it open keeps what was there"
+    assert file.read_text().endswith("</html>\n")
+    assert (folder / "link.html").is_symlink()
+    assert stat_mode(file) == 0o666 & ~umask()
+    before = file.read_bytes()
+    assert refused(db, "unknown", "--html", file)[0] == 1
+    assert file.read_bytes() == before
+    assert sorted(os.listdir(folder)) == ["link.html", "page.html"]
+    assert trace(db, "t", "--html", "/dev/stdout").endswith("</html>\n")
+
+
+def umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
+
+
+def stat_mode(file: Path) -> int:
+    return file.stat().st_mode & 0o777
+
+
+# ----------------------------------------------------------------------------------------------------------- exit codes
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["unknown"], 1, "no events of task 'unknown'"),
+        (["unknown", "--json"], 1, "no events of task 'unknown'"),
+        (["unknown", "--format", "chrome"], 1, "no events of task 'unknown'"),
+        (["a\x1b[2Jb"], 1, r"no events of task 'a\x1b[2Jb'"),
+        (["t", "--html", "/no/such/folder/page.html"], 1, "No such file or directory"),
+        (["t", "--html", "/"], 1, "Is a directory"),
+        ([], 2, "the following arguments are required: TASK"),
+        (["t", "--format", "svg"], 2, "invalid choice: 'svg'"),
+        (["t", "--json", "--html", "x"], 2, "not allowed with argument"),
+        (["t", "--html", "log.db"], 2, "that FILE is the log"),
+        (["t", "--html", "log.db-wal"], 2, "that FILE is the log"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(db: Path, words: list[str], code: int, message: str) -> None:
+    record(db, *BUILD)
+    (db.parent / "log.db-wal").touch()
+    words = [str(db.parent / word) if word.startswith("log.db") else word for word in words]
+    status, said = refused(db, *words)
+    assert (status, message in said) == (code, True), said
+    assert trace(db, "t")
+
+
+def test_a_log_that_is_not_there_is_not_made(db: Path) -> None:
+    status, said = refused(db, "t", "--html", db.parent / "page.html")
+    assert (status, "log.db" in said) == (1, True)
+    assert not list(db.parent.iterdir())
