@@ -19,23 +19,19 @@ import pytest
 from orch_events import EventLog, PrunedError
 
 from .helpers import PATIENCE, ROOT, run_script
-from .terminal import terminal
+from .terminal import outcome, terminal
 
 
 def cli(path: Path, *words: object, status: int = 0) -> str:
     """What a command prints; on stderr instead, where it fails."""
-    command = [sys.executable, "-m", "orch_events", "--db", str(path), *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=path.parent, env=environment, capture_output=True, timeout=120)
-    assert done.returncode == status, done
-    return (done.stderr if status else done.stdout).decode()
+    found, stdout, stderr = outcome("--db", path, *words, cwd=path.parent)
+    assert found == status, stderr
+    return stderr if status else stdout
 
 
 def listed(path: Path, tasks: Iterable[str]) -> bytes:
     """What ``events --json`` prints of each task, byte by byte."""
-    command = [sys.executable, "-m", "orch_events", "--db", str(path), "events", "--json"]
-    runs = [subprocess.run([*command, task], cwd=ROOT, capture_output=True, check=True) for task in tasks]
-    return b"".join(run.stdout for run in runs)
+    return b"".join(outcome("--db", path, "events", "--json", task)[1].encode() for task in tasks)
 
 
 ODD = [
@@ -200,6 +196,7 @@ def test_on_a_terminal_and_stopped(path: Path) -> None:
         assert log.insert_event("t", None, "x", {}) == 60_002
 
 
+@pytest.mark.long
 def test_the_archive_takes_bounded_memory(tmp_path: Path, path: Path) -> None:
     source = """
 import resource, sys

@@ -2,7 +2,6 @@
 """`orch-events emit`, `events`, `tasks`, and what is true of all commands, in real processes and terminals."""
 
 import json
-import multiprocessing
 import os
 import pty
 import re
@@ -22,9 +21,9 @@ from resource import RUSAGE_CHILDREN, getrusage
 import pytest
 
 from orch_events import EventLog
-from orch_events.cli import main
 
 from .helpers import PATIENCE, ROOT, wait_until, write_locked
+from .terminal import outcome
 
 ARGV = [sys.executable, "-m", "orch_events"]
 
@@ -40,30 +39,9 @@ def environment(db: Path, **more: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": str(ROOT), "ORCH_EVENTS_DB": str(db), "TERM": "xterm", "TZ": "UTC", **more}
 
 
-# Each a process forked from one that has imported all there is, 10 ms instead of 150.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([__name__])
-
-
-def _main(words: tuple[str, ...], folder: Path, variables: dict[str, str]) -> None:
-    os.chdir(folder)
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        descriptor = os.open(f".{name}", os.O_RDWR)
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    os.environ.clear()
-    os.environ.update(variables)
-    sys.exit(main(list(words)))
-
-
 def cli(db: Path, *words: str, stdin: bytes | str = b"", **more: str) -> tuple[int, str, str]:
-    for name, content in {"stdin": stdin, "stdout": b"", "stderr": b""}.items():
-        db.with_name(f".{name}").write_bytes(content if isinstance(content, bytes) else content.encode())
-    process = _PROCESSES.Process(target=_main, args=(words, db.parent, environment(db, **more)))
-    process.start()
-    process.join(60)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode, db.with_name(".stdout").read_text(), db.with_name(".stderr").read_text()
+    stdin = stdin if isinstance(stdin, bytes) else stdin.encode()
+    return outcome(*words, cwd=db.parent, stdin=stdin, **{"ORCH_EVENTS_DB": str(db), **more})
 
 
 def on_terminal(db: Path, *words: str, **more: str) -> str:

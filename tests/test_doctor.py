@@ -17,6 +17,7 @@ from orch_events import EventLog
 from orch_events.cli._doctor import has_wal_reset_fix
 
 from .helpers import PATIENCE, ROOT, execute, run_script, write_locked
+from .terminal import outcome
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
 
@@ -28,18 +29,17 @@ class Row(NamedTuple):
     advice: str
 
 
-def command(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    argv = [sys.executable, "-m", "orch_events", "--db", str(path), "doctor", *words]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.stderr == ""
-    return done
+def command(path: Path, *words: str) -> tuple[int, str]:
+    status, stdout, stderr = outcome("--db", path, "doctor", *words)
+    assert stderr == ""
+    return status, stdout
 
 
 def examined(path: Path, *words: str, status: int = 0) -> dict[str, Row]:
     """What it says, by check; the last of several with the same name."""
-    done = command(path, "--json", *words)
-    rows = [Row(**json.loads(line)) for line in done.stdout.splitlines()]
-    assert done.returncode == status == int("bad" in {row.verdict for row in rows}), done.stdout
+    found, stdout = command(path, "--json", *words)
+    rows = [Row(**json.loads(line)) for line in stdout.splitlines()]
+    assert found == status == int("bad" in {row.verdict for row in rows}), stdout
     assert all(row.advice for row in rows if row.verdict != "ok")
     return {row.check: row for row in rows}
 
@@ -197,11 +197,11 @@ def test_a_file_of_another_writer_is_well(path: Path) -> None:
 
 
 def test_each_finding_is_a_line_that_drives_no_terminal(tmp_path: Path) -> None:
-    done = command(tmp_path / "\x1b[31m\nbad  forged")
-    lines = done.stdout.splitlines()
-    assert done.returncode == 1
+    status, stdout = command(tmp_path / "\x1b[31m\nbad  forged")
+    lines = stdout.splitlines()
+    assert status == 1
     assert [line.split()[0] for line in lines if line.split()[0] not in ("ok", "warn")] == ["bad"]
-    assert done.stdout.isascii() and done.stdout.replace("\n", "").isprintable()
+    assert stdout.isascii() and stdout.replace("\n", "").isprintable()
     assert "bad   log " in lines[-1]
 
 

@@ -161,6 +161,7 @@ def test_coroutines_are_told_too(pruned: EventReader) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.long
 def test_what_is_remembered_stays_bounded(log: EventLog, path: Path) -> None:
     rows = [row for n in range(12_000) for row in finished(f"t{n}", 2)]
     store(path, [Row("alive", "x", timedelta(days=1)), *rows, Row("alive", "x", timedelta(days=1))])

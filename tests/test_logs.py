@@ -15,7 +15,7 @@ import pytest
 from orch_events import EventLog
 
 from .helpers import PATIENCE
-from .terminal import Piped, background, command, environment, terminal
+from .terminal import Piped, background, command, environment, outcome, terminal
 
 
 @pytest.fixture
@@ -57,8 +57,7 @@ def following(db: Path, *words: str) -> Iterator[Piped]:
 
 
 def logs(db: Path, *words: str) -> tuple[int, str, str]:
-    with background("--db", db, "logs", *words) as process:
-        return Piped(process).end()
+    return outcome("--db", db, "logs", *words)
 
 
 def finish(log: EventLog) -> None:

@@ -4,8 +4,6 @@
 import asyncio
 import json
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
@@ -17,8 +15,8 @@ from hypothesis import strategies as st
 
 from orch_events import EventLog, EventReader, Stats
 
-from .helpers import ROOT, all_statements
-from .terminal import terminal
+from .helpers import all_statements
+from .terminal import outcome, terminal
 
 STATUS = {
     "task_started": "running", "task_paused": "paused", "task_completed": "completed",
@@ -80,18 +78,17 @@ def test_of_many_a_sample_is_taken(path: Path) -> None:
     assert found.tasks == {"unknown": 50}
 
 
-def stats(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "orch_events", "--db", str(path), "stats", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+def stats(path: Path, *words: str) -> tuple[int, str, str]:
+    return outcome("--db", path, "stats", *words)
 
 
 def test_on_the_command_line(path: Path) -> None:
     with EventLog(path) as log:
         log.insert_events([("t", None, "task_started", {}), *[("t", None, "e\x1b[31m", {})] * 3])
         log.insert_event("u", None, "task_failed", {})
-        members = json.loads(stats(path, "--json").stdout)
+        members = json.loads(stats(path, "--json")[1])
     assert Stats(**members).tasks == {"running": 1, "failed": 1}
-    shown = stats(path).stdout
+    shown = stats(path)[1]
     today = datetime.now(timezone.utc).date().isoformat()
     assert {"events    5", "tasks     2"} <= set(shown.splitlines())
     assert f"{today}  {'█' * 40}" in shown and "≈" not in shown
@@ -99,11 +96,11 @@ def test_on_the_command_line(path: Path) -> None:
     with terminal("--db", path, "stats", columns=50) as screen:
         screen.wait_for(today, "failed")
         assert screen.end() == 0
-    nothing = stats(path.with_name("none.db"))
-    assert (nothing.returncode, nothing.stdout, nothing.stderr.count("\n")) == (1, "", 1)
+    status, stdout, stderr = stats(path.with_name("none.db"))
+    assert (status, stdout, stderr.count("\n")) == (1, "", 1)
 
 
 def test_of_an_empty_log(log: EventLog, path: Path) -> None:
     found = log.stats()
     assert (found.events, found.tasks, found.event_types, found.newest) == (0, {}, {}, None)
-    assert stats(path).returncode == 0
+    assert stats(path)[0] == 0

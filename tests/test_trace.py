@@ -19,7 +19,7 @@ from orch_events import Event, EventLog
 from orch_events.cli._timeline import Trace
 
 from .helpers import execute
-from .terminal import Piped, background, terminal
+from .terminal import outcome, terminal
 
 Told: TypeAlias = tuple[float, str, dict[str, object]]
 """An event: after how many seconds, of which type (which may lack its ``step_``), its payload (and the item)."""
@@ -55,15 +55,13 @@ def record(db: Path, *told: Told) -> None:
 
 
 def trace(db: Path, *words: object, code: int = 0, **more: str) -> str:
-    with background("--db", db, "trace", *words, cwd=None, **more) as process:
-        status, stdout, stderr = Piped(process).end()
+    status, stdout, stderr = outcome("--db", db, "trace", *words, cwd=None, stdin=b"", **more)
     assert (status, stderr) == (code, ""), stderr
     return stdout
 
 
 def refused(db: Path, *words: object) -> tuple[int, str]:
-    with background("--db", db, "trace", *words) as process:
-        status, stdout, stderr = Piped(process).end()
+    status, stdout, stderr = outcome("--db", db, "trace", *words)
     assert stdout == ""
     return status, stderr.strip().splitlines()[-1]
 
