@@ -41,7 +41,7 @@ def _tell(entries: list[Entry]) -> bool:
             continue
         if entry.error is None:
             acks.append(entry)
-        elif entry.waiter.done():  # cancelled: whether the event is in the log is decided, but the error must not get lost
+        elif entry.waiter.done():  # cancelled, but the error must not get lost
             entry.writer.unheard([entry])
         else:
             entry.waiter.set_exception(entry.error)

@@ -89,7 +89,7 @@ def checked_path(path: str | os.PathLike[str]) -> str:
 
 
 class _Connection(sqlite3.Connection):
-    place = "", 0, 0
+    place: tuple[str, int, int] = ("", 0, 0)
     """The file's path, device and inode."""
 
 
@@ -117,7 +117,8 @@ def _connect(path: str, mode: Literal["ro", "ro&immutable=1", "rwc"], busy_timeo
     # A connection may move between threads but is never used by two at once, when CPython 3.12 and 3.13 return wrong
     # rows (https://github.com/python/cpython/issues/118172). `timeout` is in force before the first statement.
     connection = sqlite3.connect(
-        f"{_uri(path)}?mode={mode}", timeout=busy_timeout, isolation_level=None, check_same_thread=False, factory=_Connection, uri=True
+        f"{_uri(path)}?mode={mode}",
+        timeout=busy_timeout, isolation_level=None, check_same_thread=False, factory=_Connection, uri=True,
     )
     try:
         # Opening a file in the place of one that is in use kills the process with SIGBUS: not seeing its own locks on

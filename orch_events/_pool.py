@@ -117,7 +117,7 @@ class ReadPool:
                 wanted = rows if limit is None else min(rows, limit)
                 page = read_page(connection, selection, place.after_id, up_to, wanted)
                 full = len(page.ids) == page.limit
-                if page.was_pruned:
+                if page.was_pruned is not None:
                     page, full = self._before_gap(connection, selection, place, page, full)
                 place.settled = place.settled or 0
                 if full and up_to == MAX_ID:  # later pages end here, or a fast writer would keep us for ever

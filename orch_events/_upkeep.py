@@ -127,7 +127,8 @@ def prune(
             last_id INTEGER PRIMARY KEY, task_id TEXT UNIQUE, events INTEGER NOT NULL)""")
         if known_id >= 0:
             news = f"SELECT 1 FROM events WHERE id > ? AND +event_type IN ({STATUS_TYPES}) LIMIT 1"
-            known_id = -1 if scalar(connection, news, (known_id,)) else max(known_id, read_last_id(connection))
+            unknown = scalar(connection, news, (known_id,)) is not None
+            known_id = -1 if unknown else max(known_id, read_last_id(connection))
         doubtful = ended if known_id < 0 else ""
         for some, which in (([i for i in ids if i > 0], doubtful), ([-i for i in ids if i < 0], alone)):
             parameters = (str(some),) * (1 + which.count("?"))
@@ -174,7 +175,7 @@ def read_pruned(connection: sqlite3.Connection, task_id: str | None, after_id: i
             UNION ALL SELECT last_id, events FROM orch_events_pruned WHERE task_id IS NULL AND last_id > 0
             AND NOT EXISTS (SELECT 1 FROM events WHERE task_id = ? AND id <= ?) LIMIT 1"""
         parameters = (task_id, task_id, after_id)
-    found = cast("list[tuple[int | None, int | None]]", fetch_all(connection, sql, parameters))
+    found = cast("Sequence[tuple[int | None, int | None]]", fetch_all(connection, sql, parameters))
     last_id, count = found[0] if found else (0, 0)
     return last_id or 0, count or 0
 
@@ -246,12 +247,12 @@ def _cells(event: Event) -> tuple[Cell, ...]:
 # -------------------------------------------------------------------------------------------------------------- figures
 
 
-def read_totals(connection: sqlite3.Connection) -> list[tuple[str | None, int, int]]:
+def read_totals(connection: sqlite3.Connection) -> Sequence[tuple[str | None, int, int]]:
     """For each type of a task's newest status event: the tasks, and their events. Reads the index of tasks."""
     tasks = "SELECT task_id, count(*) AS events FROM events GROUP BY task_id"
     types = f"SELECT {_STATUS.format('event_type')} AS type, events FROM ({tasks}) t"
     sql = f"SELECT type, count(*), sum(events) FROM ({types}) GROUP BY type"
-    return cast("list[tuple[str | None, int, int]]", fetch_all(connection, sql))
+    return cast("Sequence[tuple[str | None, int, int]]", fetch_all(connection, sql))
 
 
 def read_types(connection: sqlite3.Connection, places: int) -> dict[str, int]:
@@ -269,11 +270,11 @@ def read_types(connection: sqlite3.Connection, places: int) -> dict[str, int]:
         width = max(1, (last - first) // places)
         parameters = (places - 1, first, width, width)
     sql = f"SELECT coalesce(CAST(e.event_type AS TEXT), ''), count(*) FROM {source} GROUP BY 1 ORDER BY 2 DESC, 1"
-    return dict(cast("list[tuple[str, int]]", fetch_all(connection, sql, parameters)))
+    return dict(cast("Sequence[tuple[str, int]]", fetch_all(connection, sql, parameters)))
 
 
 def read_edge(connection: sqlite3.Connection, newest: bool, from_id: int = 1) -> tuple[int, str] | None:
     """Id and time of the newest event, or of the oldest with an id of `from_id` or more."""
     order = "DESC" if newest else "ASC"
     sql = f"SELECT id, coalesce(CAST(created_at AS TEXT), '') FROM events WHERE id >= ? ORDER BY id {order} LIMIT 1"
-    return next(iter(cast("list[tuple[int, str]]", fetch_all(connection, sql, (from_id,)))), None)
+    return next(iter(cast("Sequence[tuple[int, str]]", fetch_all(connection, sql, (from_id,)))), None)

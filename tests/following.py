@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the tests of following share: all ways to follow behind one signature, and a follower at work beside the test."""
+"""What the tests of following share: all ways to follow behind one signature, and a follower at work beside them."""
 
 import asyncio
 import ctypes

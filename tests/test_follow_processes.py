@@ -287,7 +287,7 @@ print(1)
 
 @pytest.mark.parametrize("each", [1000, pytest.param(5000, marks=pytest.mark.long)])
 def test_four_processes_write_and_others_join_and_leave(tmp_path: Path, path: Path, each: int) -> None:
-    """Whoever follows, from whenever on, has every id after its start once, in order; some were there before the file."""
+    """Whoever follows, from whenever on, has every id after that once, in order; some were there before the file."""
     total = 4 * (each + 1)
     parts = [(WRITE, f"p{k}", each) for k in range(4)] + [(JOIN, total, each)] * 3 + [(STAY, total, each)] * 2
 

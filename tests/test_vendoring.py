@@ -161,7 +161,8 @@ def test_copies_check_strictly(options: tuple[str, ...], tmp_path: Path) -> None
 
 
 def test_importing_it_costs_little() -> None:
-    costly = "asyncio argparse subprocess ctypes multiprocessing pathlib random tempfile typing_extensions urllib".split()
+    costly = ["asyncio", "argparse", "subprocess", "ctypes", "multiprocessing", "typing_extensions"]
+    costly += ["pathlib", "random", "tempfile", "urllib"]
     code = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import orch_events; print(*sys.modules)"
     assert not set(run(PACKAGE.parent, "-S", "-c", code).split()) & set(costly)
 

@@ -14,7 +14,7 @@ import sys
 import time
 import zlib
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from io import BufferedIOBase
 from json import JSONDecodeError
@@ -245,7 +245,7 @@ def _archived(line: bytes) -> Event | None:
     elif _value(payload) != value["payload"]:
         payload = json.dumps(value["payload"], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         parse(payload)
-    texts = cast("list[str]", rest)
+    texts = cast("Sequence[str]", rest)
     "".join(text or "" for text in (*texts, payload)).encode("utf-8", "surrogateescape")  # as they will be stored
     task, item, kind, at = texts
     return Event(

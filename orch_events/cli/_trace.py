@@ -119,7 +119,7 @@ def _text(seen: Trace, now: float, columns: int | None) -> Iterator[str]:
     took = span(end - begin) + ("" if steps.finished else " so far")
     name = cut(printable(f"task {seen.task_id}"), max(1, width - len(f"  {state}  {took}")))
     yield f"{name}  {tinted(state)}  {took}"
-    since = [] if at is None else [f"since {at:%Y-%m-%d %H:%M:%S} UTC"]
+    since = list[str]() if at is None else [f"since {at:%Y-%m-%d %H:%M:%S} UTC"]
     yield cut(", ".join([*since, *(f"{count} {state}" for state, count in sorted(steps.counts(now).items()))]), width)
     if seen.reason:
         yield cut(printable(seen.reason), width)

@@ -67,7 +67,8 @@ def _latest_task(reader: Reader, once: bool) -> str:
         last = reader.ask(read_last_id)
     if not last and not once:
         say("waiting for the first event")
-    return next((event.task_id for event in reader.follow_events(after_id=max(0, last - 1), timeout=0 if once else None)), "")
+    events = reader.follow_events(after_id=max(0, last - 1), timeout=0 if once else None)
+    return next((event.task_id for event in events), "")
 
 
 def _show(task: str, steps: Steps, feed: Feed) -> None:

@@ -81,7 +81,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less than a minute instead of a quarter of an hour")
     parser.add_argument("--rounds", type=int, default=0, help="of each workload (3, with --quick 1)")
-    parser.add_argument("--only", default="W,memory,import,loop", help="beginnings of workloads' names, such as W1,W5,memory")
+    everything = "W,memory,import,loop"
+    parser.add_argument("--only", default=everything, help="beginnings of workloads' names, such as W1,W5,memory")
     parser.add_argument("--durability", choices=["full", "normal", "both"], default="both", help="of ours")
     options = parser.parse_args()
     if options.durability == "full":
