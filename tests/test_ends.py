@@ -274,6 +274,7 @@ print(len(refused))
 
 
 
+@pytest.mark.long
 def test_ctrl_c_during_close_leaves_a_log_that_can_be_closed(tmp_path: Path, path: Path) -> None:
     source = """
 import random, signal

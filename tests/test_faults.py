@@ -528,7 +528,7 @@ def check_interrupted(folder: Path, path: Path, seconds: float) -> None:
 
 
 def test_ctrl_c_anywhere_loses_nothing_that_was_acked(tmp_path: Path, path: Path) -> None:
-    check_interrupted(tmp_path, path, 2)
+    check_interrupted(tmp_path, path, 1)
 
 
 @pytest.mark.long

@@ -277,7 +277,7 @@ def test_nothing_that_was_committed_before_the_end_is_lost(path: Path, by: str) 
     """The follower is in the midst of reading when the last event comes, and the word to end right after it."""
     last = 0
     with EventLog(path, durability="normal") as log:
-        for n in range(150):
+        for n in range(60):
             stop, task = threading.Event(), f"task {n}"
             ended = by != "stop"
             follower = Beside(log.follow_events(task, after_id=last, stop=stop, until_finished=ended))

@@ -155,6 +155,7 @@ def test_one_watcher_serves_all_who_follow_a_file(
     wait_until(lambda: threading.active_count() <= before)
 
 
+@pytest.mark.long
 @LINUX
 @pytest.mark.usefixtures("waking", "restless")
 def test_three_hundred_come_and_go(log: EventLog, path: Path) -> None:

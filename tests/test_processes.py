@@ -300,8 +300,8 @@ def test_readers_in_a_transaction_do_not_hold_writers_up(log: EventLog, path: Pa
 # ----------------------------------------------------------------------------------------------- killed at any moment
 
 
-@pytest.mark.parametrize("seconds", [2, pytest.param(20, marks=pytest.mark.long)])
-def test_torture(tmp_path: Path, seconds: int) -> None:
+@pytest.mark.long
+def test_torture(tmp_path: Path, seconds: int = 20) -> None:
     command = [sys.executable, "-m", "tests.torture", "--seconds", str(seconds), "--folder", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE + 10 * seconds)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -206,15 +206,17 @@ def family(db: Path) -> list[int]:
     return [int(word) for word in db.with_name("family").read_text().split()]
 
 
+LONG = pytest.mark.long
+
+
 @pytest.mark.parametrize(
     ("words", "command", "ends"),
     [
         (["--timeout", "0.4"], FAMILY, ["step_timeout"]),
         pytest.param(
-            ["--stall-timeout", "0.4"], BUSY_FIRST + FAMILY, ["step_stall_killed", "step_finished"],
-            marks=pytest.mark.long,
+            ["--stall-timeout", "0.4"], BUSY_FIRST + FAMILY, ["step_stall_killed", "step_finished"], marks=LONG
         ),
-        pytest.param(["--timeout", "0.4"], "trap '' TERM; " + FAMILY, ["step_timeout"], marks=pytest.mark.long),
+        pytest.param(["--timeout", "0.4"], "trap '' TERM; " + FAMILY, ["step_timeout"], marks=LONG),
     ],
 )
 def test_timeouts_end_the_whole_group(db: Path, words: list[str], command: str, ends: list[str]) -> None:

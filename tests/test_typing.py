@@ -33,6 +33,7 @@ def run(directory: Path, *arguments: str, **environment: str) -> subprocess.Comp
     return subprocess.run(command, cwd=directory, env=merged, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("origin", [ROOT, ROOT / "typings"], ids=["source", "stub"])
 def test_the_marked_lines_are_errors_and_no_others(origin: Path, tmp_path: Path) -> None:
     (tmp_path / "which.py").write_text("import orch_events\nreveal_type(orch_events.Event)\n", encoding="utf-8")

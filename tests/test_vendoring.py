@@ -125,6 +125,7 @@ CORE: Final = ("test_reference", "test_conformance", "test_values", "test_outbox
 """The tests of what a program sees when it records and reads."""
 
 
+@pytest.mark.long
 def test_the_core_of_the_tests_passes_against_a_copy(tmp_path: Path) -> None:
     copied(tmp_path, "renamed")
     tests = tmp_path / "tests"

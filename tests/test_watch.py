@@ -455,6 +455,7 @@ def test_follows_the_size_of_the_window(db: Path) -> None:
         assert watch.end() == 0
 
 
+@pytest.mark.long
 def test_each_frame_replaces_the_one_before_without_an_empty_moment(db: Path) -> None:
     with EventLog(db) as log, terminal("--db", db, "watch", lines=8) as watch:
         for index in range(30):
@@ -493,6 +494,7 @@ def cpu(process_id: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.long
 def test_a_frame_reads_only_what_is_new(db: Path) -> None:
     with EventLog(db) as log:
         log.insert_events(("t", None, "step_heartbeat", {"step": "s", "elapsed_secs": i}) for i in range(15_000))
@@ -545,6 +547,7 @@ def test_a_dumb_terminal_gets_lines(db: Path) -> None:
         assert re.fullmatch(r"01-02 00:00:00  task_completed|\d\d-.*  task_completed", watch.screen.text())
 
 
+@pytest.mark.long
 def test_lost_is_told_where_there_is_no_terminal(db: Path) -> None:
     with running(db, "--task", "t", command="exec sleep 60") as run, background("--db", db, "watch", "t") as process:
         watch = Piped(process)

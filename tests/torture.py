@@ -177,7 +177,8 @@ def follower(path: str, cursor: str, chance: random.Random) -> None:
                     if saw([event]):
                         return
                     last = event.event_id
-                    time.sleep(rest(chance, 0.0003))
+                    if last % 20 == 0:
+                        time.sleep(rest(chance, 0.0003))
             except PrunedError as error:
                 say([f"gap {error.first_available_id}"])
                 last = error.first_available_id - 1
