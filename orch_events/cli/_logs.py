@@ -65,9 +65,7 @@ def logs(parser: ArgumentParser, words: list[str]) -> int:
             found = view.begin()
             if options.follow:
                 with Feed(reader, options.task, steps.last_id) as feed:
-                    while not feed.ended:
-                        for event in feed.take(view.read()):
-                            view.hear(event)
+                    view.follow(feed)
                 time.sleep(_LINGER)
             view.finish()
     if not found and not options.follow:
@@ -104,6 +102,12 @@ class _View:
             if not follow:
                 self.finish()
         return bool(runs)
+
+    def follow(self, feed: Feed) -> None:
+        """Show what is new, until the task has ended."""
+        while not feed.ended:
+            for event in feed.take(self.read()):
+                self.hear(event)
 
     def hear(self, event: Event) -> None:
         """Take in the next event: a step may have begun or ended."""
