@@ -32,7 +32,9 @@ class LogClosedError(OrchEventsError):
 class ForkedError(OrchEventsError):
     """The log or reader was opened before `os.fork()` and used in the child. Open a new one there.
 
-    SQLite connections must not cross a fork (https://sqlite.org/howtocorrupt.html, section 2.6).
+    SQLite connections must not cross a fork (https://sqlite.org/howtocorrupt.html, section 2.6). If another thread was
+    inside SQLite at the moment of the fork, a lock of SQLite's own may stay locked in the child, and it hangs there:
+    fork before threads are at work, or use ``spawn``.
     """
 
 

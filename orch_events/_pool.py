@@ -97,7 +97,8 @@ class ReadPool:
 
     def forked(self) -> list[sqlite3.Connection]:
         self._refusal = ForkedError(f"{self.path}: this log was opened before a fork; open a new one in the child")
-        return self._spare
+        spare, self._spare = self._spare, []  # and nobody may close them
+        return spare
 
     def exists(self) -> bool:
         """Whether there is a log to read; raises `LogNotFoundError` unless a missing one was asked to be waited for."""
