@@ -97,7 +97,7 @@ class ReadPool:
 
     def forked(self) -> list[sqlite3.Connection]:
         self._refusal = ForkedError(f"{self.path}: this log was opened before a fork; open a new one in the child")
-        spare, self._spare = self._spare, []  # and nobody may close them
+        spare, self._spare = self._spare, list[sqlite3.Connection]()  # and nobody may close them
         return spare
 
     def exists(self) -> bool:
