@@ -140,7 +140,6 @@ class EventLog(Queries):
 
         await flush(self._writer)
 
-
     def cleanup(
         self, *,
         older_than: timedelta | datetime | None = None, keep_last: int | None = None, max_bytes: int | None = None,

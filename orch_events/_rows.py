@@ -23,7 +23,7 @@ NewEvent: TypeAlias = tuple[str, str | None, str, Mapping[str, object]]
 """An event to record: ``(task_id, task_item_id, event_type, payload)``."""
 
 NewRow: TypeAlias = tuple[str, str | None, str, str, str, str | None, str | None, int | None]
-_COLUMNS: Final = "task_id, task_item_id, event_type, payload_json, created_at, step, step_scope, cycle"
+COLUMNS: Final = "task_id, task_item_id, event_type, payload_json, created_at, step, step_scope, cycle"
 _PLACES: Final = "(?, ?, ?, ?, ?, ?, ?, ?)"
 _PADDING: Final[tuple[None, ...]] = (None,) * 8
 
@@ -89,14 +89,14 @@ def new_rows(events: Iterable[NewEvent]) -> Iterator[list[NewRow]]:
 def _insert_statement(count: int) -> str:
     values = ", ".join([_PLACES] * count)
     source = f"VALUES {values}" if count == 1 else f"SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"
-    return f"INSERT OR ABORT INTO events({_COLUMNS}) {source}"  # whatever the table would do about a conflict
+    return f"INSERT OR ABORT INTO events({COLUMNS}) {source}"  # whatever the table would do about a conflict
 
 
 # Padded with NULL rows to a power of two, a batch of any size needs one of these twelve, and SQLite's statement cache
 # keeps them all. The padding costs nothing measurable (305,000 rows/s either way).
 _INSERT: Final = {1 << power: _insert_statement(1 << power) for power in range(CHUNK.bit_length())}
 
-_INSERT_ONE: Final = f"INSERT INTO events({_COLUMNS}) VALUES {_PLACES}"  # OR ABORT would apply within triggers too
+_INSERT_ONE: Final = f"INSERT INTO events({COLUMNS}) VALUES {_PLACES}"  # OR ABORT would apply within triggers too
 
 
 def _insert_chunk(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> int:
@@ -197,11 +197,14 @@ class Page(NamedTuple):
     """How many rows it might have had; with fewer, there are no more."""
 
 
+# Whether events were ever pruned from the log. In `_upkeep` stands what the table says.
+WAS_PRUNED: Final = "SELECT 1 FROM sqlite_master WHERE name = 'orch_events_pruned'"
+
 # What is not text in a foreign or damaged file is read as its text, and a NULL that must not be one as "".
 _PAGE: Final = """
 SELECT json_group_array(id), json_group_array(task_id), json_group_array(task_item_id), json_group_array(event_type),
     json_group_array(created_at), json_group_array(step), json_group_array(step_scope), group_concat(payload_json, ?),
-    (SELECT 1 FROM sqlite_master WHERE name = 'orch_events_pruned')
+    ({pruned})
 FROM (
     SELECT id, coalesce(CAST(task_id AS TEXT), '') AS task_id, CAST(task_item_id AS TEXT) AS task_item_id,
         coalesce(CAST(event_type AS TEXT), '') AS event_type, coalesce(CAST(created_at AS TEXT), '') AS created_at,
@@ -220,7 +223,7 @@ def read_page(connection: sqlite3.Connection, selection: Selection, after_id: in
     """
     where, parameters = selection.where()
     try:
-        (row,) = fetch_all(connection, _PAGE.format(where=where), (SEPARATOR, after_id, up_to, *parameters, limit))
+        (row,) = fetch_all(connection, _PAGE.format(where=where, pruned=WAS_PRUNED), (SEPARATOR, after_id, up_to, *parameters, limit))
     except sqlite3.DataError as error:
         usual = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
         if primary_code(error) != sqlite3.SQLITE_TOOBIG or usual > PAGE_BYTES:

@@ -16,14 +16,13 @@ from typing import Final, NamedTuple, cast
 from ._connection import Cell, fetch_all, is_transient, scalar
 from ._events import TERMINAL_EVENT_TYPES, Event, event_json, promoted_columns
 from ._payload import parse_or_none
-from ._rows import MAX_ID, PAGE_ROWS, Selection, page_events, read_last_id, read_page
+from ._rows import COLUMNS, MAX_ID, PAGE_ROWS, WAS_PRUNED, Selection, page_events, read_last_id, read_page
 from ._schema import STATUS_TYPES, sql_list
 
 _REMEMBERED: Final = 10_000
 _STATUS: Final = f"""(SELECT s.{{}} FROM events s
  WHERE s.task_id = t.task_id AND s.event_type IN ({STATUS_TYPES}) ORDER BY s.id DESC LIMIT 1)"""
 _ENDED: Final = f"{_STATUS.format('event_type')} IN ({sql_list(sorted(TERMINAL_EVENT_TYPES))})"
-_NAMES: Final = "task_id, task_item_id, event_type, payload_json, created_at, step, step_scope, cycle"
 _IDS: Final = "(SELECT value FROM json_each(?))"
 
 
@@ -162,7 +161,7 @@ def forget(connection: sqlite3.Connection, timeout: float) -> None:
 
 
 def has_pruned(connection: sqlite3.Connection) -> bool:
-    return scalar(connection, "SELECT 1 FROM sqlite_master WHERE name = 'orch_events_pruned'") == 1
+    return scalar(connection, WAS_PRUNED) == 1
 
 
 def read_pruned(connection: sqlite3.Connection, task_id: str | None, after_id: int) -> tuple[int, int]:
@@ -227,7 +226,7 @@ def restore(connection: sqlite3.Connection, events: Sequence[Event]) -> tuple[in
             there[event.event_id] = event_json(event)
             done += 1
         texts = ", ".join(["CAST(? AS TEXT)"] * 7)
-        connection.executemany(f"INSERT INTO events(id, {_NAMES}) VALUES (?, {texts}, ?)", map(_cells, new))
+        connection.executemany(f"INSERT INTO events(id, {COLUMNS}) VALUES (?, {texts}, ?)", map(_cells, new))
         restored = {event.event_id for event in new}
         if new and has_pruned(connection):
             back = f"SELECT count(*) FROM events e WHERE e.id IN {_IDS} AND e.task_id = orch_events_pruned.task_id"

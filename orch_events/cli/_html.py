@@ -147,8 +147,9 @@ def _timeline(rows: str, states: Collection[str], seconds: float) -> str:
 
 
 def _rows(trace: Trace, now: float) -> Iterator[str]:
+    extent = trace.extent(now)
     for row in trace.rows(now):
-        first, last = trace.place(row, now)
+        first, last = row.place(extent)
         first, width, cells = min(first, 1 - _LEAST), max(_LEAST, last - first), trace.cells(row, now)
         kind, took, more = cells.get("status", "group"), cells["took"], told(cells)
         words = [cells.get("agent"), *([] if not more and kind in ("group", "succeeded", "finished") else [kind, more])]

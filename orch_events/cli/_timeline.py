@@ -97,6 +97,13 @@ class Row(NamedTuple):
     run: Run | None = None
     cycle: bool = False
 
+    def place(self, extent: tuple[float, float]) -> tuple[float, float]:
+        """Where it begins and ends in the time of the whole, from 0 to 1."""
+        begin, end = extent
+        whole = max(end - begin, 1e-6)
+        first = min(1.0, max(0.0, (self.started - begin) / whole))  # in this order NaN becomes 0
+        return first, max(first, min(1.0, max(0.0, (self.ended - begin) / whole)))
+
 
 class Trace:
     """What happened in one task."""
@@ -151,18 +158,15 @@ class Trace:
 
     # ------------------------------------------------------------------------------------------------ as of some moment
 
+    @property
+    def begin(self) -> float:
+        """When it all began."""
+        return self._begin if self._begin < math.inf else 0.0
+
     def extent(self, now: float) -> tuple[float, float]:
-        """When it all began, and when it ended, or was last heard of, or now."""
-        begin = self._begin if self._begin < math.inf else 0.0
+        """When it all began, and when it ended, or was last heard of, or now. Looks at every run."""
+        begin = self.begin
         return begin, max(begin, self._end, now if self.steps.task_state(now) == "running" else begin)
-
-    def place(self, row: Row, now: float) -> tuple[float, float]:
-        """Where a row begins and ends in the time of the whole, from 0 to 1."""
-        begin, end = self.extent(now)
-        whole = max(end - begin, 1e-6)
-        first = min(1.0, max(0.0, (row.started - begin) / whole))  # in this order NaN becomes 0
-        return first, max(first, min(1.0, max(0.0, (row.ended - begin) / whole)))
-
     def _over(self, run: Run, now: float) -> float:
         """When a run ended, or was last heard of, or now."""
         return max(run.started, now if self.steps.state(run, now) == "running" else run.seen)
@@ -174,11 +178,12 @@ class Trace:
             steps, inner = dict[str, list[Row]](), cycle.number is not None
             for row, run in zip(each, cycle.runs, strict=True):
                 steps.setdefault(run.step, []).append(row)
+            newest = next(reversed(steps), None)
             if inner:
                 ended = max((row.ended for row in each), default=cycle.started)
                 yield Row("", f"cycle {cycle.number}", cycle.started, ended, cycle=True)
             for step, rows in steps.items():
-                last = inner * (step == list(steps)[-1])
+                last = inner * (step == newest)
                 prefix, below = ("", "") if not inner else ("└─ ", "   ") if last else ("├─ ", "│  ")
                 if len(rows) == 1:
                     yield rows[0]._replace(prefix=prefix)
@@ -191,8 +196,8 @@ class Trace:
 
     def cells(self, row: Row, now: float) -> dict[str, str]:
         """What a table says of a row, by column. Start and end are counted from the task's beginning."""
-        run, begin = row.run, self.extent(now)[0]
-        start, end = (span(max(0.0, at - begin)) for at in (row.started, row.ended))
+        run = row.run
+        start, end = (span(max(0.0, at - self.begin)) for at in (row.started, row.ended))
         if run is None:
             return {"start": start, "end": end, "took": span(max(0.0, row.ended - row.started))}
         state, cycle, code = self.steps.state(run, now), run.cycle, run.exit_code
@@ -222,7 +227,7 @@ class Trace:
         for run in steps.runs:
             beats, seconds, limit = self._beats[run], steps.duration(run, now), limits.get(run.step, _LONG)
             if steps.state(run, now) == "lost":
-                yield _anomaly("missing_end", run.seen, run, span(max(0.0, run.seen - self.extent(now)[0])))
+                yield _anomaly("missing_end", run.seen, run, span(max(0.0, run.seen - self.begin)))
             if beats.low:
                 yield _anomaly("low_output", run.started, run, str(beats.low), str(beats.heard))
             if seconds > limit:

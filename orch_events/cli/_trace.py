@@ -114,7 +114,8 @@ def _write(file: str, content: str) -> None:
 
 def _text(seen: Trace, now: float, columns: int | None) -> Iterator[str]:
     width = sys.maxsize if columns is None else columns
-    steps, (begin, end) = seen.steps, seen.extent(now)
+    steps, extent = seen.steps, seen.extent(now)
+    begin, end = extent
     state, at = steps.task_state(now), moment(begin)
     took = span(end - begin) + ("" if steps.finished else " so far")
     name = cut(printable(f"task {seen.task_id}"), max(1, width - len(f"  {state}  {took}")))
@@ -125,7 +126,7 @@ def _text(seen: Trace, now: float, columns: int | None) -> Iterator[str]:
         yield cut(printable(seen.reason), width)
     yield ""
     tree = list(seen.rows(now))
-    cells = [{"step": row.prefix + row.label, **seen.cells(row, now)} for row in tree]
+    cells = [seen.cells(row, now) for row in tree]
     for cell, row in zip(cells, tree, strict=True):
         cell.update(step=row.prefix + row.label, details=told(cell))
     lengths = {title: max((len(cell.get(title, "")) for cell in cells), default=0) for title in _TITLES}
@@ -137,7 +138,7 @@ def _text(seen: Trace, now: float, columns: int | None) -> Iterator[str]:
         shown.remove(spare[0])
     bar = max(_BAR[0], min(_BAR[1], left - 2))
     for cell, row in zip(cells, tree, strict=True):
-        cell["timeline"] = _bar(seen, now, row, bar)
+        cell["timeline"] = _bar(seen, now, row, extent, bar)
     shown.insert(-1 if "details" in shown else len(shown), "timeline")
     if cells:
         yield from table(shown, ([cell.get(title, "") for title in shown] for cell in cells), columns)
@@ -148,9 +149,9 @@ def _text(seen: Trace, now: float, columns: int | None) -> Iterator[str]:
         yield tinted(line, like=_TINTS.get(odd.severity))
 
 
-def _bar(seen: Trace, now: float, row: Row, columns: int) -> str:
+def _bar(seen: Trace, now: float, row: Row, extent: tuple[float, float], columns: int) -> str:
     """Where a row stands in the time of the whole, in so many columns."""
-    first, last = (min(columns - 1, int(columns * part)) for part in seen.place(row, now))
+    first, last = (min(columns - 1, int(columns * part)) for part in row.place(extent))
     middle = last - first - 1
     if row.run is None:
         return " " * first + (f"├{'─' * middle}┤" if middle >= 0 else "│")
