@@ -8,6 +8,7 @@ counts as JSON (`_payload`).
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from enum import StrEnum
 from typing import Final, NamedTuple, cast
 
@@ -78,6 +79,15 @@ def observed_step_scope_from_payload(payload: object) -> ObservedStepScope | Non
 def observed_step_scope_label(scope: ObservedStepScope | None) -> str:
     """The stable label used in logs and tables: ``"task"``, ``"item"`` or ``"unspecified"``."""
     return "unspecified" if scope is None else scope.value
+
+
+def instant(text: str) -> datetime | None:
+    """The moment a stored time names, in UTC if it has no zone; ``None`` if it is no time. Cut to microseconds."""
+    try:
+        value = datetime.fromisoformat(text.upper())
+    except ValueError:
+        return None
+    return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,9 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from ._connection import PAGE_BYTES, data_version
-from ._events import TASK_STATUS, event_json
+from ._events import TASK_STATUS, event_json, instant
 from ._rows import MAX_ID, read_last_id
-from ._upkeep import Rules, checkpoint, forget, instant, plan, prune, read_edge, read_events, read_size, read_totals
+from ._upkeep import Rules, checkpoint, forget, plan, prune, read_edge, read_events, read_size, read_totals
 from ._upkeep import read_types, vacuum
 
 BATCH: Final = 5000

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from typing import Final, NamedTuple, cast
 
 from ._connection import Cell, fetch_all, is_transient, scalar
-from ._events import TERMINAL_EVENT_TYPES, Event, event_json, promoted_columns
+from ._events import TERMINAL_EVENT_TYPES, Event, event_json, instant, promoted_columns
 from ._payload import parse_or_none
 from ._rows import COLUMNS, MAX_ID, PAGE_ROWS, WAS_PRUNED, Selection, page_events, read_last_id, read_page
 from ._schema import STATUS_TYPES, sql_list
@@ -24,15 +24,6 @@ _STATUS: Final = f"""(SELECT s.{{}} FROM events s
  WHERE s.task_id = t.task_id AND s.event_type IN ({STATUS_TYPES}) ORDER BY s.id DESC LIMIT 1)"""
 _ENDED: Final = f"{_STATUS.format('event_type')} IN ({sql_list(sorted(TERMINAL_EVENT_TYPES))})"
 _IDS: Final = "(SELECT value FROM json_each(?))"
-
-
-def instant(text: str) -> datetime | None:
-    """The moment a stored time names, in UTC if it has no zone; ``None`` if it is no time. Cut to microseconds."""
-    try:
-        value = datetime.fromisoformat(text.upper())
-    except ValueError:
-        return None
-    return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
 
 
 # -------------------------------------------------------------------------------------------------------------- pruning

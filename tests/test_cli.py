@@ -22,8 +22,8 @@ import pytest
 
 from orch_events import EventLog
 
+from . import terminal
 from .helpers import PATIENCE, ROOT, wait_until, write_locked
-from .terminal import outcome
 
 ARGV = [sys.executable, "-m", "orch_events"]
 
@@ -34,14 +34,12 @@ def db(tmp_path: Path) -> Path:
 
 
 def environment(db: Path, **more: str) -> dict[str, str]:
-    unwanted = ("NO_COLOR", "COLUMNS", "PYTHONUNBUFFERED")
-    inherited = {key: value for key, value in os.environ.items() if key not in unwanted}
-    return {**inherited, "PYTHONPATH": str(ROOT), "ORCH_EVENTS_DB": str(db), "TERM": "xterm", "TZ": "UTC", **more}
+    return terminal.environment(**{"ORCH_EVENTS_DB": str(db), **more})
 
 
 def cli(db: Path, *words: str, stdin: bytes | str = b"", **more: str) -> tuple[int, str, str]:
     stdin = stdin if isinstance(stdin, bytes) else stdin.encode()
-    return outcome(*words, cwd=db.parent, stdin=stdin, **{"ORCH_EVENTS_DB": str(db), **more})
+    return terminal.outcome(*words, cwd=db.parent, stdin=stdin, **{"ORCH_EVENTS_DB": str(db), **more})
 
 
 def on_terminal(db: Path, *words: str, **more: str) -> str:

@@ -2,14 +2,16 @@
 """What the arguments of several commands have in common."""
 
 import math
+import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from contextlib import suppress
 from sqlite3 import Connection
 from typing import TypeVar
 
 from .. import EventReader
 
-__all__ = ["Options", "Reader", "count", "seconds", "text"]
+__all__ = ["Options", "Reader", "count", "is_log", "seconds", "text"]
 
 T = TypeVar("T")
 
@@ -26,6 +28,14 @@ class Options:
     """What a command's words are parsed into; a subclass annotates its own, with their defaults."""
 
     db: str
+
+
+def is_log(path: str, db: str) -> bool:
+    """Whether a path names the log itself, which is not to be opened here: closing it would drop SQLite's locks."""
+    with suppress(OSError, ValueError):
+        ours = (f"{db}{suffix}" for suffix in ("", "-wal", "-shm"))
+        return os.path.exists(path) and any(os.path.samefile(path, own) for own in ours if os.path.exists(own))
+    return False
 
 
 def seconds(word: str) -> float:

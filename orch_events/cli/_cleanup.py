@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: MIT
 """``cleanup``: delete old events, into an archive if wanted."""
 
-import os
 import re
-import sys
-import time
 from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
 from typing import Final
 
 from .. import Cleanup, EventLog, EventReader
 from ._arguments import Options, count
-from ._render import amount, printable
+from ._render import Progress, amount, printable
 
 __all__ = ["cleanup"]
 
@@ -44,21 +41,6 @@ class _Options(Options):
     all: bool = False
 
 
-class _Progress:
-    """What was done so far, shown on a terminal."""
-
-    def __init__(self) -> None:
-        self.done = Cleanup()
-        self._due = 0.0 if os.isatty(2) else float("inf")
-
-    def __call__(self, done: Cleanup) -> None:
-        self.done = done
-        if (now := time.monotonic()) >= self._due:
-            self._due = now + 0.1
-            freed = f", {amount(done.bytes_freed)} given back" if done.bytes_freed else ""
-            print(f"\r{done.events:,} events deleted{freed}", end=" ", file=sys.stderr, flush=True)
-
-
 def cleanup(parser: ArgumentParser, words: list[str]) -> int:
     """Delete old events of tasks that have ended."""
     parser.add_argument("--older-than", metavar="AGE", type=_age, help="those older than 90s, 15m, 12h, 30d or 4w")
@@ -75,22 +57,29 @@ def cleanup(parser: ArgumentParser, words: list[str]) -> int:
         parser.error("--gzip needs --archive")
     with EventReader(options.db):  # or a log would be created
         pass
-    progress = _Progress()
+    progress, done = Progress(), Cleanup()
+
+    def hear(so_far: Cleanup) -> None:
+        nonlocal done
+        done = so_far
+        freed = f", {amount(done.bytes_freed)} given back" if done.bytes_freed else ""
+        progress.show(f"{done.events:,} events deleted{freed} ")
+
     with EventLog(options.db) as log:
         try:
-            progress.done = log.cleanup(
+            done = log.cleanup(
                 older_than=options.older_than, keep_last=options.keep_last, max_bytes=options.max_size,
                 only_finished=not options.all, dry_run=options.dry_run,
-                archive=options.archive, gzip=options.gzip, progress=progress,
+                archive=options.archive, gzip=options.gzip, progress=hear,
             )
         except ValueError as error:
             parser.error(str(error))
         except BaseException:
-            print(end="\r" if os.isatty(2) else "", file=sys.stderr)
-            _tell(progress.done, "deleted before it was stopped; again, it goes on:")
+            progress.end()
+            _tell(done, "deleted before it was stopped; again, it goes on:")
             raise
-    print(end="\r" if os.isatty(2) else "", file=sys.stderr)
-    _tell(progress.done, "to delete:" if options.dry_run else "deleted:")
+    progress.end()
+    _tell(done, "to delete:" if options.dry_run else "deleted:")
     return 0
 
 

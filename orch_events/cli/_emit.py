@@ -10,8 +10,6 @@ import errno
 import gzip
 import json
 import os
-import sys
-import time
 import zlib
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +24,8 @@ from .._connection import open_for_writing, translated
 from .._payload import MAX_DEPTH, parse
 from .._reader import BUSY_TIMEOUT
 from .._upkeep import restore
-from ._arguments import Options
-from ._render import say
+from ._arguments import Options, is_log
+from ._render import Progress, say
 
 __all__ = ["emit"]
 
@@ -115,8 +113,8 @@ _ARCHIVED: Final[Mapping[str, type | UnionType]] = {
 
 
 def _import(path: str, db: str, keep_going: bool, restoring: bool) -> int:
-    if path != "-" and os.path.exists(db) and os.path.samefile(path, db):
-        raise OSError(errno.EINVAL, "this is the log itself", path)  # not even to be opened, see `_connection`
+    if path != "-" and is_log(path, db):
+        raise OSError(errno.EINVAL, "this is the log itself", path)
     with open(0 if path == "-" else path, "rb", closefd=path != "-") as file, EventLog(db) as log:
         stream = gzip.open(file) if file.peek(2)[:2] == b"\x1f\x8b" else file
         if not restoring:
@@ -148,7 +146,7 @@ class _Import(Generic[_T]):
         """Returns how many it has come to terms with, in order, and how many of them are new."""
         self._keep_going = keep_going
         self._recorded = self._there = self._bad = 0
-        self._progress_due = 0.0 if os.isatty(2) else float("inf")
+        self._progress = Progress()
         self._failure = ""
         """Why the latest bad line is bad."""
 
@@ -192,9 +190,7 @@ class _Import(Generic[_T]):
             done, new = self._store([event for _, event in batch])
             self._recorded += new
             self._there += done - new
-            if (now := time.monotonic()) >= self._progress_due:
-                self._progress_due = now + 0.1
-                print(f"\r{self._recorded:,} events", end="", file=sys.stderr, flush=True)
+            self._progress.show(f"{self._recorded:,} events")
             if done < len(batch) and not self._goes_on(batch[done][0], "another event has its id"):
                 return False
             batch = batch[done + 1 :]
@@ -202,7 +198,7 @@ class _Import(Generic[_T]):
 
     def _tell(self) -> None:
         """How it went, also when the log failed or the user has had enough."""
-        print(end="\r" if os.isatty(2) else "", file=sys.stderr)
+        self._progress.end()
         there = f" (there already: {self._there})" if self._there else ""
         print(f"events recorded: {self._recorded}{there}", flush=True)
         if self._bad:

@@ -4,7 +4,6 @@
 The rule: which file is shown from where until when, and as whose, is decided here; how, in `_outputs`.
 """
 
-import os
 import sys
 import time
 from argparse import ArgumentParser
@@ -13,7 +12,7 @@ from typing import Final
 
 from .. import Event, EventReader, LogNotFoundError
 from .._events import LOG_PATH_EVENT_TYPES
-from ._arguments import Options, count, text
+from ._arguments import Options, count, is_log, text
 from ._feed import Feed
 from ._outputs import Output, Outputs
 from ._render import say
@@ -159,11 +158,5 @@ class _View:
         _, stdout, stderr = run.paths
         files = {"stdout": stdout, "stderr": "" if stderr == stdout else stderr}
         wanted = files if self._options.stream is None else (self._options.stream,)
-        return {name: path for name, path in files.items() if path and name in wanted and not self._is_log(path)}
-
-    def _is_log(self, path: str) -> bool:
-        """Whether a payload names the log itself: opening that would drop its locks, see `_tail`."""
-        with suppress(OSError, ValueError):
-            ours = (f"{self._options.db}{suffix}" for suffix in ("", "-wal", "-shm"))
-            return any(os.path.samefile(path, own) for own in ours if os.path.exists(own))
-        return False
+        db = self._options.db
+        return {name: path for name, path in files.items() if path and name in wanted and not is_log(path, db)}

@@ -6,16 +6,18 @@ is its own escaping; see `_listing`.)
 """
 
 import contextlib
+import math
 import os
 import shutil
 import sys
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Final, cast
 
 __all__ = [
-    "amount", "cut", "has_colour", "paint", "print_table", "printable", "printable_lines", "say", "screen_width",
+    "Progress", "amount", "cut", "has_colour", "paint", "print_table", "printable", "printable_lines", "say", "screen_width",
     "silence_stdout", "span", "table", "tinted",
 ]
 
@@ -139,6 +141,22 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], like: Sequ
     """Print a table, as wide as the screen at most; if `like` gives its layout, each row as soon as it comes."""
     for line in table(titles, rows, screen_width(), like):
         print(line, flush=bool(like))
+
+
+class Progress:
+    """A line on stderr that is written over ten times a second, where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._due = 0.0 if os.isatty(2) else math.inf
+
+    def show(self, text: str) -> None:
+        if (now := time.monotonic()) >= self._due:
+            self._due = now + 0.1
+            print(f"\r{text}", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Let what comes next stand in its place."""
+        print(end="\r" if os.isatty(2) else "", file=sys.stderr)
 
 
 def say(message: object) -> None:

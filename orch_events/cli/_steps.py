@@ -10,11 +10,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Final
 
 from .. import Event, EventType, StepEvent, StepLogPaths
-from .._events import TASK_STATUS, TERMINAL_EVENT_TYPES, promoted_columns, step_event, step_log_paths
+from .._events import TASK_STATUS, TERMINAL_EVENT_TYPES, instant, promoted_columns, step_event, step_log_paths
 
 __all__ = ["INCIDENTS", "Run", "Steps"]
 
@@ -191,9 +190,5 @@ class Steps:
 
 
 def _time(text: str, otherwise: float) -> float:
-    """A stored time in seconds since the epoch; without a zone, as SQLite's are, in UTC. `otherwise` if it is none."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return otherwise
-    return (time if time.tzinfo is not None else time.replace(tzinfo=timezone.utc)).timestamp()
+    """A stored time in seconds since the epoch; `otherwise` if it is none."""
+    return otherwise if (at := instant(text)) is None else at.timestamp()

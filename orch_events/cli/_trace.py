@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Final
 
 from .. import EventReader
-from ._arguments import Options, text
+from ._arguments import Options, is_log, text
 from ._chrome import chrome
 from ._html import page
 from ._render import cut, printable, say, screen_width, span, table, tinted
@@ -57,7 +57,7 @@ def trace(parser: ArgumentParser, words: list[str]) -> int:
     form.add_argument("--format", choices=formats, help="chrome: what ui.perfetto.dev and chrome://tracing open")
     form.add_argument("--html", metavar="FILE", help="write one page that needs nothing else, with timeline and tables")
     options = parser.parse_args(words, _Options())
-    if options.html is not None and any(_same(options.html, options.db + suffix) for suffix in ("", "-wal", "-shm")):
+    if options.html is not None and is_log(options.html, options.db):
         parser.error("that FILE is the log")
     seen = Trace(options.task)
     with EventReader(options.db) as reader:
@@ -83,10 +83,6 @@ def trace(parser: ArgumentParser, words: list[str]) -> int:
         for line in _text(seen, now, screen_width()):
             print(line if encoding.lower().startswith("utf") else line.translate(_ASCII))
     return 0
-
-
-def _same(one: str, other: str) -> bool:
-    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
 def _write(file: str, content: str) -> None:
