@@ -185,6 +185,16 @@ class Beside:
         return self._end.result(within)
 
 
+def woken_each_time(follower: Beside, log: EventLog) -> None:
+    """Of an empty log's task: it waits, is woken by each event, and ends with the task."""
+    for n in range(3):
+        follower.asleep()
+        log.insert_event(*BEAT)
+        assert len(follower.saw(n + 1)) == n + 1
+    log.insert_event(*END)
+    assert follower.end() == [1, 2, 3, 4]
+
+
 def _running(thread: int) -> str:
     # Not kept in a variable, or this frame would hold itself and its callers for the garbage collector.
     frame: FrameType | None = attrgetter("_current_frames")(sys)().get(thread)

@@ -34,6 +34,27 @@ PATIENCE: Final = 60.0
 FORKING: Final = ("-W", "ignore:This process:DeprecationWarning")
 
 
+# For scripts: a child that hangs is killed, and one that fails says why.
+FORK: Final = """
+import os, signal, traceback
+
+def fork(child):
+    pid = os.fork()
+    if pid:
+        return pid
+    signal.alarm(30)
+    try:
+        child()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+def ended_well(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+
+
 class Stored(NamedTuple):
     """One row of the file."""
 

@@ -35,6 +35,7 @@ from .following import (
     waking,
     watchers,
     way,
+    woken_each_time,
 )
 from .helpers import PATIENCE, all_statements, start, together, wait_until
 
@@ -198,13 +199,7 @@ def test_a_watcher_that_cannot_start_is_no_harm_to_the_next(follow: Follow, log:
             next(log.follow_events())
     finally:
         threading.stack_size(usual)
-    follower = Beside(follow("t", until_finished=True))
-    for n in range(3):
-        follower.asleep()
-        log.insert_event(*BEAT)
-        assert len(follower.saw(n + 1)) == n + 1
-    log.insert_event(*END)
-    assert follower.end() == [1, 2, 3, 4]
+    woken_each_time(Beside(follow("t", until_finished=True)), log)
 
 
 def test_a_follower_may_be_closed_from_anywhere(path: Path) -> None:

@@ -30,6 +30,7 @@ from .following import (
     restless,
     waking,
     way,
+    woken_each_time,
 )
 from .helpers import PATIENCE, execute, write_locked
 
@@ -93,13 +94,7 @@ def test_a_log_may_be_followed_through_a_link(log: EventLog, path: Path, way: Wa
     link = path.with_name("link.db")
     link.symlink_to(path)
     with EventReader(link) as reader:
-        follower = Beside(way(reader)("t", until_finished=True))
-        for n in range(3):
-            follower.asleep()
-            log.insert_event(*BEAT)
-            assert len(follower.saw(n + 1)) == n + 1
-        log.insert_event(*END)
-        assert follower.end() == [1, 2, 3, 4]
+        woken_each_time(Beside(way(reader)("t", until_finished=True)), log)
 
 
 def deleted(path: Path) -> None:

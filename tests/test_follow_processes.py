@@ -13,7 +13,7 @@ import pytest
 from orch_events import EventLog
 
 from .following import BEAT, END, PROGRAM, Beside, nobody_stays
-from .helpers import FORKING, PATIENCE, ROOT, run_script, start, together
+from .helpers import FORK, FORKING, PATIENCE, ROOT, run_script, start, together
 
 __all__ = ["nobody_stays"]  # a fixture
 
@@ -90,30 +90,19 @@ def child():
     while watchers():
         time.sleep(0.001)
 
-pids = []
-for _ in range(3):
-    pid = os.fork()
-    if not pid:
-        signal.alarm(30)
-        try:
-            child()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    pids.append(pid)
+pids = [fork(child) for _ in range(3)]
 log.insert_event(*BEAT)
 assert [next(follower).event_id for follower in parked] == [4, 4]
 log.insert_event(*END)
 waiting.join()
-assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
+assert [ended_well(pid) for pid in pids] == [True] * 3
 log.insert_event(*BEAT)
 assert [next(follower).event_id for follower in parked] == [5, 6]
 reader.close()
 log.close()
 """
     seen = [1, 2, 3, 4, 5]
-    assert run_script(tmp_path, PROGRAM + source, path, options=FORKING) == f"{seen} {seen}\n" * 3
+    assert run_script(tmp_path, FORK + PROGRAM + source, path, options=FORKING) == f"{seen} {seen}\n" * 3
 
 
 @pytest.mark.parametrize(

@@ -15,31 +15,15 @@ import pytest
 
 from orch_events import EventLog, EventReader
 
-from .helpers import FORKING, PATIENCE, ROOT, numbers, run_script, start, stored, together
+from .helpers import FORK, FORKING, PATIENCE, ROOT, numbers, run_script, start, stored, together
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks, and POSIX locks")
 
-START: Final = """
+START: Final = FORK + """
 import asyncio, json, os, signal, sqlite3, subprocess, sys, threading, time, traceback
 from orch_events import EventLog, EventReader, ForkedError
 
 path = sys.argv[1]
-
-def fork(child):
-    pid = os.fork()
-    if pid:
-        return pid
-    signal.alarm(20)  # a child that hangs is killed
-    try:
-        child()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-def ended_well(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
 """
 
 # ------------------------------------------------------------------------------------------------ a log across a fork
