@@ -304,7 +304,7 @@ def test_closing_answers_everybody_who_waits(path: Path) -> None:
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         acked = [outcome for outcome in outcomes if isinstance(outcome, int)]
         assert sorted(acked) == [row.event_id for row in stored(path)] == list(range(1, len(acked) + 1))
-        assert all(isinstance(outcome, int | LogClosedError) for outcome in outcomes)
+        assert all(isinstance(outcome, int | LogClosedError) for outcome in outcomes), outcomes
 
     run(main())
 
