@@ -301,6 +301,7 @@ def test_200_megabytes_are_imported_in_bounded_memory_and_hold_nobody_up(db: Pat
     argv = [*ARGV, "emit", "--jsonl", "-"]
     process = subprocess.Popen(argv, env=environment(db), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     waits: list[float] = []
+    began = time.monotonic()
     with EventLog(db) as log, process:
         assert process.stdin is not None and process.stdout is not None
         for _ in range(count // 5000):
@@ -312,7 +313,7 @@ def test_200_megabytes_are_imported_in_bounded_memory_and_hold_nobody_up(db: Pat
         process.stdin.close()
         assert process.stdout.read() == b"events recorded: %d\n" % count
         assert process.wait(PATIENCE) == 0
-    assert max(waits) < 2
+    assert max(waits) < (time.monotonic() - began) / 5, "it held the file for a fifth of the whole time"
     exported = subprocess.Popen([*ARGV, "events", "bulk", "--json"], env=environment(db), stdout=subprocess.PIPE)
     ids: list[int] = []
     with exported:
