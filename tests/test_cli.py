@@ -382,6 +382,13 @@ def test_tables(some: Path) -> None:
     assert last == {"task_id": "v", "status": None, "events": 1, "last_event_id": 6, "last_event_type": "custom"}
 
 
+@pytest.mark.parametrize("stored", ["2026-03-01 12:00:00", "2026-03-01T12:00:00z", "2026-03-01T13:00:00.5+01:00"])
+def test_times_are_shown_as_the_readers_clock_has_them(some: Path, stored: str) -> None:
+    store(some, "t", b"{}", created_at=stored.encode())
+    for command in ("events", "t"), ("tasks",):
+        assert "03-01 21:00:00" in cli(some, *command, TZ="EAST-9")[1]
+
+
 def test_foreign_rows(some: Path) -> None:
     for payload in b"null", b"[1]", b"{oops", b'{"a":\r\n 1.50, "a":2}', b'{"x":"\xff"}', '{"x":"\x9b"}'.encode():
         store(some, "w", payload, created_at=b"not a \x1b time", task_item_id=b"i\xff")

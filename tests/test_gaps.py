@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from orch_events import Event, EventLog, EventReader, PrunedError
+from orch_events import Event, EventLog, EventReader, PrunedError, _pool
+from orch_events._upkeep import read_pruned
 
 from .helpers import PATIENCE, all_statements, execute, start, wait_until
 from .test_retention import CUTOFF, Row, finished, ids, store
@@ -149,6 +150,32 @@ def test_a_follower_at_the_end_misses_nothing_and_is_not_told(log: EventLog, pat
     stop.set()
     job.result(PATIENCE)
     assert seen == expected == list(range(3001, 3302))
+
+
+def test_what_comes_and_goes_between_two_looks_hides_nothing(
+    log: EventLog, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page was empty; until the pruned are asked for, 13 is committed, and 12 and 14 are committed and pruned."""
+    store(path, finished("a", 10))
+    assert log.cleanup(older_than=CUTOFF).events == 10  # or nobody would ask
+    interrupted: list[int] = []
+
+    def read_late(connection: sqlite3.Connection, task: str | None, after_id: int) -> tuple[int, int]:
+        if not interrupted:
+            old = timedelta(days=1)
+            store(path, [Row("b", "x", old), Row("live", "x", old), Row("b", "task_completed", old)])
+            interrupted.append(log.cleanup(older_than=CUTOFF).events)
+        return read_pruned(connection, task, after_id)
+
+    following = log.follow_events(after_id=10, timeout=PATIENCE)
+    assert log.insert_event("live", None, "x", {}) == next(following).event_id == 11
+    monkeypatch.setattr(_pool, "read_pruned", read_late)
+    execute(path, "CREATE TABLE other(x)")  # a commit to look for, and nothing to find
+    assert next(following).event_id == 13
+    assert interrupted == [2]
+    with pytest.raises(PrunedError) as caught:
+        next(following)
+    assert caught.value.first_available_id == 15
 
 
 def test_coroutines_are_told_too(pruned: EventReader) -> None:

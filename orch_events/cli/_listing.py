@@ -8,13 +8,12 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime
 from io import TextIOWrapper
 from itertools import islice
 from typing import Final
 
 from .. import STEP_EVENT_TYPES, Event, EventReader, JsonObject, JsonValue
-from .._events import TASK_STATUS, event_json
+from .._events import TASK_STATUS, event_json, instant
 from .._rows import TaskRow, read_tasks
 from ._arguments import Options, Reader, count, text
 from ._render import print_table
@@ -47,8 +46,9 @@ def _dump(value: JsonValue) -> str:
 
 def _local(created_at: str) -> str:
     """A stored time as the reader's clock shows it; the text itself if it is no time."""
-    with suppress(ValueError, OverflowError, OSError):
-        return f"{datetime.fromisoformat(created_at).astimezone():%m-%d %H:%M:%S}"
+    with suppress(OverflowError, OSError):
+        if (at := instant(created_at)) is not None:
+            return f"{at.astimezone():%m-%d %H:%M:%S}"
     return created_at
 
 
