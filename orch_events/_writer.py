@@ -27,7 +27,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from ._connection import is_transient, primary_code, retry_transient, translate
-from ._entry import Entry, Loop, resolve
+from ._entry import Entry, LazyFuture, Loop, Submitted
 from ._errors import ForkedError, LogClosedError, OrchEventsError, QueueFullError, WriteError
 from ._lifetime import register
 from ._payload import parse_or_none
@@ -126,10 +126,8 @@ class Writer:
 
     def submit(self, rows: Sequence[NewRow]) -> Future[int]:
         """Queue `rows`; the future resolves to the id of the last when they are durable."""
-        future = Future[int]()
-        future.set_running_or_notify_cancel()  # what was accepted cannot be cancelled
-        holder: list[Future[int]] = [future]  # the only reference the queue keeps
-        self._put(Entry(rows, partial(resolve, holder)))
+        future = LazyFuture()
+        self._put(Submitted(rows, future))
         return future
 
     def _put(self, entry: Entry) -> None:
