@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""Awaiting the writer: acks and room in the queue, for coroutines. Imported by the first ``…_async`` call.
+"""Awaiting the writer: acks and room in the queue, for coroutines.
 
 An append waiting for its ack holds no thread: the writer delivers all the acks of a commit in one call into the loop.
+`asyncio` is imported by who needs it, since programs without coroutines would pay for it with half of the import time.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 from weakref import WeakKeyDictionary
 
-from ._entry import Entry, Loop
+from ._entry import Entry, Post
 from ._rows import NewRow
 from ._writer import Writer
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class _Awaited(Entry):
@@ -21,21 +24,21 @@ class _Awaited(Entry):
 
     __slots__ = ("waiter", "writer")
 
-    def __init__(self, writer: Writer, rows: Sequence[NewRow], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(rows, _tell, cast("Loop", loop))  # which it is, but ty does not see it
+    def __init__(self, writer: Writer, rows: Sequence[NewRow], loop: "asyncio.AbstractEventLoop") -> None:
+        super().__init__(rows, _tell, cast("Post", loop.call_soon_threadsafe))  # which it is, but ty does not see it
         self.writer = writer
-        self.waiter: asyncio.Future[int] = loop.create_future()
+        self.waiter: "asyncio.Future[int]" = loop.create_future()
 
 
 # Acks that a loop gets in one turn: each lets a task run, for some 20 µs. With all 2,048 of a commit at once, other
 # callbacks were 20 to 50 ms late.
 _TURN: Final = 256
-_ACKS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, deque[_Awaited]]] = WeakKeyDictionary()
+_ACKS: Final["WeakKeyDictionary[asyncio.AbstractEventLoop, deque[_Awaited]]"] = WeakKeyDictionary()
 """What each loop has not got yet, while one of our turns is due there."""
 
 
 def _tell(entries: list[Entry]) -> bool:
-    loop, acks = asyncio.get_running_loop(), deque[_Awaited]()
+    acks = deque[_Awaited]()
     for entry in entries:
         if not isinstance(entry, _Awaited):
             continue
@@ -45,15 +48,17 @@ def _tell(entries: list[Entry]) -> bool:
             entry.writer.unheard([entry])
         else:
             entry.waiter.set_exception(entry.error)
-    if (due := _ACKS.get(loop)) is not None:
+    if not acks:
+        return True
+    loop = acks[0].waiter.get_loop()
+    if (due := _ACKS.setdefault(loop, acks)) is not acks:
         due.extend(acks)
     else:
-        _ACKS[loop] = acks
         _turn(loop, acks)
     return True
 
 
-def _turn(loop: asyncio.AbstractEventLoop, acks: deque[_Awaited]) -> None:
+def _turn(loop: "asyncio.AbstractEventLoop", acks: deque[_Awaited]) -> None:
     if not acks:
         del _ACKS[loop]
         return
@@ -65,6 +70,8 @@ def _turn(loop: asyncio.AbstractEventLoop, acks: deque[_Awaited]) -> None:
 
 async def append(writer: Writer, rows: Sequence[NewRow]) -> int:
     """`Writer.append` for coroutines."""
+    import asyncio
+
     entry = _Awaited(writer, rows, asyncio.get_running_loop())
     if not writer.offer(entry):
         await _wait_for_room(writer, entry)
@@ -72,6 +79,8 @@ async def append(writer: Writer, rows: Sequence[NewRow]) -> int:
 
 
 async def _wait_for_room(writer: Writer, entry: _Awaited) -> None:
+    import asyncio
+
     loop, room = asyncio.get_running_loop(), asyncio.Event()
 
     def when_room() -> None:
@@ -87,9 +96,3 @@ async def _wait_for_room(writer: Writer, entry: _Awaited) -> None:
         raise writer.full() from None
     finally:
         writer.leave(when_room)
-
-
-async def flush(writer: Writer) -> None:
-    """`Writer.flush` for coroutines."""
-    await append(writer, ())
-    writer.raise_unheard()

@@ -8,35 +8,33 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Lock
-from typing import Protocol, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from ._rows import NewRow
 
 Tell: TypeAlias = Callable[[list["Entry"]], bool]
-
-
-class Loop(Protocol):
-    """What the writer knows of an event loop."""
-
-    def call_soon_threadsafe(self, callback: Callable[[], object], /) -> object:
-        """Call `callback` on the loop's own thread."""
-        ...
+Post: TypeAlias = Callable[[Callable[[], object]], object]
 
 
 class Entry:
     """Rows to be committed together, and how to tell the outcome. A barrier has no rows."""
 
-    __slots__ = ("error", "last_id", "loop", "rows", "tell")
+    __slots__ = ("error", "future", "last_id", "post", "rows", "tell")
 
-    def __init__(self, rows: Sequence[NewRow], tell: Tell | None = None, loop: Loop | None = None) -> None:
+    def __init__(
+        self, rows: Sequence[NewRow], tell: Tell | None = None, post: Post | None = None,
+        future: "LazyFuture | None" = None,
+    ) -> None:
         self.rows = rows
         self.last_id = 0
         """The id of the last row, once committed."""
         self.error: Exception | None = None
         self.tell = tell
-        """Delivers the outcome of entries with the same `loop`; ``False`` when nobody was there to hear it."""
-        self.loop = loop
-        """Where `tell` must run: one call delivers all the entries of a commit that are awaited on one loop."""
+        """Delivers the outcome of entries with the same `post`; ``False`` when nobody was there to hear it."""
+        self.post = post
+        """Has `tell` called on an event loop: once for all the entries of a commit that are awaited there."""
+        self.future = future
+        """For `tell_future`. Once that was told, nobody but the caller refers to it."""
 
     def outcome(self) -> int:
         if self.error is not None:
@@ -44,27 +42,15 @@ class Entry:
         return self.last_id
 
 
-class Submitted(Entry):
-    """An entry whose outcome a future tells: `future`, which nobody but the caller refers to once it is told."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, rows: Sequence[NewRow], future: "LazyFuture") -> None:
-        super().__init__(rows, _tell)
-        self.future: LazyFuture | None = future
-
-
-def _tell(entries: list[Entry]) -> bool:
+def tell_future(entries: list[Entry]) -> bool:
     (entry,) = entries
-    if not isinstance(entry, Submitted) or (future := entry.future) is None:
+    future, entry.future = entry.future, None
+    if future is None:
         return True
-    entry.future = None
-    future.tell(entry.last_id if entry.error is None else entry.error)
-    if entry.error is None:
-        return True
+    future.tell(entry.error or entry.last_id)
     held = weakref.ref(future)
     del future
-    return held() is not None
+    return entry.error is None or held() is not None
 
 
 class LazyFuture(Future[int]):

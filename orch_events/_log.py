@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Final
 
+from ._aio import append
 from ._connection import DURABILITY, Durability, checked_path, open_for_writing, translated
 from ._errors import SchemaError, WriteError
 from ._pool import ReadPool
@@ -94,8 +95,6 @@ class EventLog(Queries):
 
         If it is cancelled the event is in the log once or not at all.
         """
-        from ._aio import append
-
         return await append(self._writer, (new_row((task_id, task_item_id, event_type, payload), timestamp()),))
 
     def insert_events(self, events: Iterable[NewEvent]) -> list[int]:
@@ -105,19 +104,19 @@ class EventLog(Queries):
         by its place in `events` and nothing is written. Another process that writes waits until all are in.
         """
         rows = [row for run in new_rows(events) for row in run]
-        return _ids(self._writer.append(rows), len(rows))
+        last = self._writer.append(rows)
+        return list(range(last - len(rows) + 1, last + 1))
 
     async def insert_events_async(self, events: Iterable[NewEvent]) -> list[int]:
         """`insert_events` for coroutines. `events` is iterated on the loop, which goes on in between."""
         import asyncio
 
-        from ._aio import append
-
         rows: list[NewRow] = []
         for run in new_rows(events):
             rows += run
             await asyncio.sleep(0)
-        return _ids(await append(self._writer, rows), len(rows))
+        last = await append(self._writer, rows)
+        return list(range(last - len(rows) + 1, last + 1))
 
     def submit_event(
         self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
@@ -136,9 +135,8 @@ class EventLog(Queries):
 
     async def flush_async(self) -> None:
         """`flush` for coroutines."""
-        from ._aio import flush
-
-        await flush(self._writer)
+        await append(self._writer, ())
+        self._writer.raise_unheard()
 
     def cleanup(
         self, *,
@@ -189,10 +187,6 @@ class EventLog(Queries):
                 ).run()
         finally:
             connection.close()
-
-
-def _ids(last: int, count: int) -> list[int]:
-    return list(range(last - count + 1, last + 1))
 
 
 def insert_event_with_conn(

@@ -29,7 +29,7 @@ _SPARE: Final = 4
 """Connections kept open for the next query; each costs two file descriptors and opening one 0.2 ms."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Place:
     """How far somebody has read."""
 
@@ -173,13 +173,8 @@ class ReadPool:
             self._bells.discard(bell)
 
     def follow(
-        self,
-        selection: Selection,
-        decode: Callable[[Page], list[T]],
-        after_id: int,
-        stop: threading.Event | None,
-        timeout: float | None,
-        until_finished: bool,
+        self, selection: Selection, decode: Callable[[Page], list[T]], after_id: int,
+        stop: threading.Event | None, timeout: float | None, until_finished: bool,
     ) -> Iterator[T]:
         """Everything selected that is in the log now, then whatever is committed."""
         self._close_spare()  # the file may have been replaced since
@@ -206,12 +201,8 @@ class ReadPool:
                     return
 
     async def follow_async(
-        self,
-        selection: Selection,
-        decode: Callable[[Page], list[T]],
-        after_id: int,
-        timeout: float | None,
-        until_finished: bool,
+        self, selection: Selection, decode: Callable[[Page], list[T]], after_id: int,
+        timeout: float | None, until_finished: bool,
     ) -> AsyncIterator[T]:
         """`follow` for coroutines: reads in threads, waits without one."""
         import asyncio

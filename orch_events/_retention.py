@@ -8,8 +8,6 @@ import contextlib
 import os
 import sqlite3
 import time
-from array import array
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -60,7 +58,7 @@ class Cleanup(NamedTuple):
     """The files written, in the order of their events."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Cleaning:
     """One cleanup, on a connection of its own. May be left by an exception anywhere, and begun again."""
 
@@ -132,6 +130,8 @@ class Cleaning:
     def _parts(self, wanted: int | None) -> Iterator[tuple[Sequence[int], int, int]]:
         """The ids that are to go, the oldest first and about `wanted`, some at a time; with how many tasks will be
         gone then, and the newest event that was looked at."""
+        from array import array  # by who needs it, since each import of the library would pay for it
+
         end, after_id, left = read_last_id(self.connection), 0, MAX_ID if wanted is None else wanted
         while after_id < end and left > 0:
             ids, tasks = array("q"), 0
@@ -222,6 +222,7 @@ def read_stats(connection: sqlite3.Connection, path: str, days: int) -> Stats:
 
 def _days(connection: sqlite3.Connection, ids: range, count: int) -> dict[str, int]:
     """Found by halving, since the order of ids is nearly that of times: 20 rows are read for a day of a million."""
+    from bisect import bisect_left
 
     def at(event_id: int) -> datetime:
         edge = read_edge(connection, newest=False, from_id=event_id)

@@ -223,7 +223,8 @@ def read_page(connection: sqlite3.Connection, selection: Selection, after_id: in
     """
     where, parameters = selection.where()
     try:
-        (row,) = fetch_all(connection, _PAGE.format(where=where, pruned=WAS_PRUNED), (SEPARATOR, after_id, up_to, *parameters, limit))
+        parameters = (SEPARATOR, after_id, up_to, *parameters, limit)
+        (row,) = fetch_all(connection, _PAGE.format(where=where, pruned=WAS_PRUNED), parameters)
     except sqlite3.DataError as error:
         usual = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
         if primary_code(error) != sqlite3.SQLITE_TOOBIG or usual > PAGE_BYTES:

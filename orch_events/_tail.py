@@ -20,7 +20,6 @@ BLOCK: Final = 64 << 10
 _MARK: Final = 16
 """Bytes before the position that must still be there: a truncated file may be longer than before when looked at."""
 
-
 _POLL: Final = 0.1
 """Seconds between two looks: a file has no other way to tell that works everywhere. One costs 4 µs."""
 

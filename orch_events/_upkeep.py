@@ -98,9 +98,7 @@ def patiently(connection: sqlite3.Connection, timeout: float, script: str) -> No
         connection.execute(f"PRAGMA busy_timeout = {round(timeout * 1000)}")
 
 
-def prune(
-    connection: sqlite3.Connection, ids: Sequence[int], known_id: int, timeout: float
-) -> tuple[int, float, int]:
+def prune(connection: sqlite3.Connection, ids: Sequence[int], known_id: int, timeout: float) -> tuple[int, float, int]:
     """Delete in one transaction what `plan` selected and is still to go; how many, and for how long it was locked.
 
     As long as no status event came after `known_id`, no task began again, which saves half of the time. Returns the

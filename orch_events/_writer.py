@@ -27,7 +27,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from ._connection import is_transient, primary_code, retry_transient, translate
-from ._entry import Entry, LazyFuture, Loop, Submitted
+from ._entry import Entry, LazyFuture, Post, tell_future
 from ._errors import ForkedError, LogClosedError, OrchEventsError, QueueFullError, WriteError
 from ._lifetime import register
 from ._payload import parse_or_none
@@ -127,7 +127,7 @@ class Writer:
     def submit(self, rows: Sequence[NewRow]) -> Future[int]:
         """Queue `rows`; the future resolves to the id of the last when they are durable."""
         future = LazyFuture()
-        self._put(Submitted(rows, future))
+        self._put(Entry(rows, tell_future, future=future))
         return future
 
     def _put(self, entry: Entry) -> None:
@@ -235,16 +235,16 @@ class Writer:
                 self._committing = self._owner = None
 
     def _settle(self, batch: list[Entry]) -> None:
-        loops: dict[Loop, list[Entry]] = {}
+        loops: dict[Post, list[Entry]] = {}
         for entry in batch:
-            if entry.loop is not None:
-                loops.setdefault(entry.loop, []).append(entry)
+            if entry.post is not None:
+                loops.setdefault(entry.post, []).append(entry)
             else:
                 self._tell(entry)
-        for loop, entries in loops.items():
+        for post, entries in loops.items():
             try:
                 if (tell := entries[0].tell) is not None:
-                    loop.call_soon_threadsafe(partial(tell, entries))
+                    post(partial(tell, entries))
             except RuntimeError:  # the loop was closed with appends in flight
                 self.unheard(entries)
 
