@@ -105,6 +105,38 @@ log.close()
     assert run_script(tmp_path, FORK + PROGRAM + source, path, options=FORKING) == f"{seen} {seen}\n" * 3
 
 
+@LINUX
+def test_a_forked_child_never_closes_what_it_inherited(tmp_path: Path, path: Path) -> None:
+    """Or SQLite, taking itself for the last user, would delete the ``-wal`` file under the parent."""
+    source = """
+def descriptors():
+    names = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    return sorted(name for name in names if name.startswith(os.path.realpath(path)))
+
+log, reader = EventLog(path), EventReader(path)
+log.insert_events([BEAT] * 3)
+parked = [log.follow_events(after_id=1), reader.follow_step_events("t", after_id=1)]
+assert [next(follower).event_id for follower in parked] == [2, 2]
+assert len(list(log.query_events())) == len(list(reader.query_events())) == 3
+time.sleep(0.3)  # until the watcher sleeps
+inherited = descriptors()
+assert len(inherited) > 8, inherited
+
+def child():
+    global log, reader
+    parked.clear()
+    log = reader = None
+    gc.collect()
+    assert descriptors() == inherited, (descriptors(), inherited)
+
+assert ended_well(fork(child))
+assert [next(follower).event_id for follower in parked] == [3, 3]
+reader.close()
+log.close()
+"""
+    assert run_script(tmp_path, FORK + PROGRAM + source, path, options=(*FORKING, "-W", "ignore::ResourceWarning")) == ""
+
+
 @pytest.mark.parametrize(
     "end",
     [
