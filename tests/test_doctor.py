@@ -205,6 +205,20 @@ def test_each_finding_is_a_line_that_drives_no_terminal(tmp_path: Path) -> None:
     assert "bad   log " in lines[-1]
 
 
+@linux
+def test_a_file_system_that_may_be_another_machines_is_bad(tmp_path: Path, filled: Path) -> None:
+    done = subprocess.run(["df", "--output=fstype", filled], capture_output=True, text=True, check=True)
+    kind = done.stdout.split()[-1]
+    assert examined(filled)["file system"][1:3] == (kind, "ok")
+    source = f"""
+import sys
+from orch_events.cli import _doctor, main
+_doctor._SHARED = frozenset(["nfs", {kind!r}])  # as if
+sys.exit(main(["--db", sys.argv[1], "doctor"]))
+"""
+    assert f"\nbad   file system   {kind}: a log needs a disk of this" in run_script(tmp_path, source, filled, code=1)
+
+
 def test_nobody_but_sqlite_opens_the_file(tmp_path: Path, filled: Path) -> None:
     source = """
 import os, sys
