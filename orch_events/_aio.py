@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from ._entry import Entry, Post
 from ._rows import NewRow
@@ -33,8 +33,9 @@ class _Awaited(Entry):
 # Acks that a loop gets in one turn: each lets a task run, for some 20 µs. With all 2,048 of a commit at once, other
 # callbacks were 20 to 50 ms late.
 _TURN: Final = 256
-_ACKS: Final["WeakKeyDictionary[asyncio.AbstractEventLoop, deque[_Awaited]]"] = WeakKeyDictionary()
-"""What each loop has not got yet, while one of our turns is due there."""
+_DUE: Final["WeakKeyDictionary[asyncio.AbstractEventLoop, ref[deque[_Awaited]]]"] = WeakKeyDictionary()
+"""What each loop has not got yet. Only the turn that is due there holds it, so it goes when that turn is lost: with the
+loop, or by a KeyboardInterrupt."""
 
 
 def _tell(entries: list[Entry]) -> bool:
@@ -48,24 +49,24 @@ def _tell(entries: list[Entry]) -> bool:
             entry.writer.unheard([entry])
         else:
             entry.waiter.set_exception(entry.error)
-    if not acks:
-        return True
-    loop = acks[0].waiter.get_loop()
-    if (due := _ACKS.setdefault(loop, acks)) is not acks:
-        due.extend(acks)
-    else:
-        _turn(loop, acks)
+    if acks:
+        loop = acks[0].waiter.get_loop()
+        if (known := _DUE.get(loop)) is not None and (due := known()) is not None:
+            due.extend(acks)
+        else:
+            _DUE[loop] = ref(acks)
+            _turn(loop, acks)
     return True
 
 
 def _turn(loop: "asyncio.AbstractEventLoop", acks: deque[_Awaited]) -> None:
-    if not acks:
-        del _ACKS[loop]
-        return
-    for _ in range(min(len(acks), _TURN)):
-        if not (entry := acks.popleft()).waiter.done():
-            entry.waiter.set_result(entry.last_id)
-    loop.call_soon(_turn, loop, acks)
+    if acks:
+        try:
+            for _ in range(min(len(acks), _TURN)):
+                if not (entry := acks.popleft()).waiter.done():
+                    entry.waiter.set_result(entry.last_id)
+        finally:
+            loop.call_soon(_turn, loop, acks)
 
 
 async def append(writer: Writer, rows: Sequence[NewRow]) -> int:
@@ -75,7 +76,12 @@ async def append(writer: Writer, rows: Sequence[NewRow]) -> int:
     entry = _Awaited(writer, rows, asyncio.get_running_loop())
     if not writer.offer(entry):
         await _wait_for_room(writer, entry)
-    return await entry.waiter
+    try:
+        return await entry.waiter
+    except asyncio.CancelledError:  # it may have come in the very turn in which a failure was told
+        if entry.waiter.done() and not entry.waiter.cancelled() and entry.waiter.exception() is not None:
+            writer.unheard([entry])
+        raise
 
 
 async def _wait_for_room(writer: Writer, entry: _Awaited) -> None:

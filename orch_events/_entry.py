@@ -7,8 +7,8 @@ Knows nothing of the queue, of SQLite or of asyncio.
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from threading import Lock
-from typing import TypeAlias, cast
+from threading import RLock
+from typing import Final, TypeAlias, cast
 
 from ._rows import NewRow
 
@@ -61,7 +61,7 @@ class LazyFuture(Future[int]):
     """
 
     def __init__(self) -> None:  # and not that of `Future`
-        self._guard = Lock()
+        self._guard = RLock()  # since a signal handler or a finalizer may look in the midst of a look
         self._made = False
         self._outcome: int | Exception | None = None
 
@@ -73,20 +73,24 @@ class LazyFuture(Future[int]):
         _resolve(self, outcome)
 
     def __getattr__(self, name: str) -> object:
-        fields = cast("dict[str, object]", vars(self))
+        if name not in _FIELDS:
+            raise AttributeError(f"a future has no {name!r}")
+        mine = cast("dict[str, object]", vars(self))
         with self._guard:
             if not self._made:
-                # They come all at once, and from one that nobody else knows: his condition might be held by somebody
-                # who waits here for the next field.
+                # The fields come all at once, or a KeyboardInterrupt might leave some; and from a future that nobody
+                # else knows: the condition of this one might be held by somebody who waits here for the next field.
                 future = Future[int]()
                 future.set_running_or_notify_cancel()  # what was accepted cannot be cancelled
                 if self._outcome is not None:
                     _resolve(future, self._outcome)
-                fields.update(cast("dict[str, object]", vars(future)))
-                self._made = True
-        if name not in fields:
-            raise AttributeError(f"a future has no {name!r}")
-        return fields[name]
+                made = {**cast("dict[str, object]", vars(future)), "_made": True}
+                if not self._made:
+                    mine.update(made)
+        return mine[name]
+
+
+_FIELDS: Final = frozenset(cast("dict[str, object]", vars(Future[int]())))
 
 
 def _resolve(future: Future[int], outcome: int | Exception) -> None:

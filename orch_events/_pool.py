@@ -29,6 +29,10 @@ _SPARE: Final = 4
 """Connections kept open for the next query; each costs two file descriptors and opening one 0.2 ms."""
 
 
+class _Exiting(LogClosedError):
+    """Closed by the interpreter's end, of which a daemon thread that follows should not complain."""
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Place:
     """How far somebody has read."""
@@ -78,11 +82,11 @@ class ReadPool:
         """Whether `close` was called, or never will be because of a fork."""
         return self._refusal is not None
 
-    def close(self) -> None:
+    def close(self, refusal: type[LogClosedError] = LogClosedError) -> None:
         """Close what is not lent; what is lent will be closed when it comes back. Idempotent."""
         if isinstance(self._refusal, ForkedError):
             raise ForkedError(str(self._refusal))
-        self._refusal = LogClosedError(f"{self.path}: this log is closed")
+        self._refusal = refusal(f"{self.path}: this log is closed")
         self._close_spare()
         for bell in self._bells.copy():
             with contextlib.suppress(RuntimeError):  # its event loop is closed
@@ -93,7 +97,8 @@ class ReadPool:
             while True:
                 self._spare.pop().close()
 
-    exiting = close
+    def exiting(self) -> None:
+        self.close(_Exiting)
 
     def forked(self) -> list[sqlite3.Connection]:
         self._refusal = ForkedError(f"{self.path}: this log was opened before a fork; open a new one in the child")
@@ -156,10 +161,8 @@ class ReadPool:
         raise PrunedError(f"{self.path}: events after {place.after_id} were pruned; the next is {first}", first)
 
     def _has_ended(self, selection: Selection) -> bool:
-        if selection.task_id is None:
-            raise ValueError("until_finished needs a task_id")
         with self.lend() as connection:
-            return read_task_status(connection, selection.task_id) in TERMINAL_EVENT_TYPES
+            return read_task_status(connection, selection.task_id or "") in TERMINAL_EVENT_TYPES
 
     @contextlib.contextmanager
     def _watching(
@@ -184,7 +187,7 @@ class ReadPool:
             if (stop is not None and stop.is_set()) or (deadline is not None and time.monotonic() >= deadline):
                 return
             time.sleep(TICK)
-        with self._watching(woken.set, stop) as watcher:
+        with contextlib.suppress(_Exiting), self._watching(woken.set, stop) as watcher:
             while True:
                 # Cleared and asked before reading: whatever comes during it rings again, and what was committed before
                 # the end is read.
@@ -197,7 +200,8 @@ class ReadPool:
                 watcher.check()
                 if last:
                     return
-                if not woken.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                left = threading.TIMEOUT_MAX if deadline is None else max(0.0, deadline - time.monotonic())
+                if not woken.wait(min(left, threading.TIMEOUT_MAX)):
                     return
 
     async def follow_async(

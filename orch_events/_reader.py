@@ -96,10 +96,10 @@ class Queries:
     ) -> Iterator[StepEvent]:
         """The task's step events so far, then each as it is committed, by this process or any other.
 
-        Each exactly once, in id order, starting after `after_id`; the task need not exist yet. Ends when `stop` is set
-        (noticed within 0.1 s), when no new event came for `timeout` seconds, or, with `until_finished`, after what was
-        recorded up to the task's end (completed, failed or cancelled, and not started again). Raises `ReadError` when
-        the file is deleted or replaced. An iterator left waiting holds no lock, snapshot or statement.
+        Each exactly once, in id order, starting after `after_id`; the task need not exist yet. Ends after
+        what there was when `stop` was set (noticed within 0.1 s), when no new event came for `timeout` seconds, or,
+        with `until_finished`, after what was recorded up to the task's end (completed, failed or cancelled, and not
+        started again). Raises `ReadError` when the file is deleted or replaced. An iterator left waiting holds no lock, snapshot or statement.
         """
         selection = _checked(Selection(task_id, steps_only=True), after_id)
         return self._pool.follow(selection, page_step_events, after_id, stop, timeout, until_finished)
@@ -116,7 +116,7 @@ class Queries:
         stop: threading.Event | None = None, timeout: float | None = None, until_finished: bool = False,
     ) -> Iterator[Event]:
         """As `follow_step_events`, for every event of one task or of all (`until_finished` needs a task)."""
-        selection = _checked(Selection(task_id), after_id)
+        selection = _checked(Selection(task_id), after_id, until_finished=until_finished)
         return self._pool.follow(selection, page_events, after_id, stop, timeout, until_finished)
 
     def follow_events_async(
@@ -124,7 +124,7 @@ class Queries:
         after_id: int = 0, timeout: float | None = None, until_finished: bool = False,
     ) -> AsyncIterator[Event]:
         """`follow_events` for coroutines; cancel the task, or leave the loop, to end it. Waiting holds no thread."""
-        selection = _checked(Selection(task_id), after_id)
+        selection = _checked(Selection(task_id), after_id, until_finished=until_finished)
         return self._pool.follow_async(selection, page_events, after_id, timeout, until_finished)
 
     def stats(self, *, days: int = 14) -> Stats:
@@ -145,8 +145,9 @@ class Queries:
         """Commit everything accepted, then close. Later calls of anything but `close` raise `LogClosedError`.
 
         Idempotent, also from several threads at once: each returns when it is closed. Of a log open for writing, raises
-        `WriteError` for a failed write nobody has heard of.
+        `WriteError` for a failed write nobody has heard of. A sink that calls it is refused, and nothing is closed.
         """
+        self._may_close()
         self._close()
 
     async def aclose(self) -> None:
@@ -177,7 +178,11 @@ class Queries:
                 self._drop()
 
 
-def _checked(selection: Selection, after_id: object = 0, limit: object = None) -> Selection:
+def _checked(
+    selection: Selection, after_id: object = 0, limit: object = None, until_finished: bool = False
+) -> Selection:
+    if until_finished and selection.task_id is None:
+        raise ValueError("until_finished needs a task_id")
     for name, number in {"after_id": after_id, "limit": 0 if limit is None else limit}.items():
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= MAX_ID:
             raise ValueError(f"{name} must be a whole number from 0 to 2**63-1, not {number!r}")

@@ -128,6 +128,9 @@ def insert_rows(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> int:
             ids = [insert_one(connection, row) for row in rows]
             if ids[-1] - ids[0] != len(ids) - 1:
                 raise sqlite3.IntegrityError("a trigger inserts events among those of a batch")
+            there = "SELECT count(*) FROM events WHERE id BETWEEN ? AND ?"
+            if scalar(connection, there, (ids[0], ids[-1])) != len(ids):
+                raise sqlite3.IntegrityError("a trigger deletes or renumbers what was inserted")
             return ids[-1]
     finally:
         connection.set_authorizer(without_triggers)
@@ -171,9 +174,8 @@ class Selection(NamedTuple):
             where += " AND task_id = ?"
             parameters.append(self.task_id)
         if self.event_type_prefix is not None:  # not LIKE, where `_` and `%` are wildcards; bytes, for the sake of NUL
-            where += " AND substr(CAST(event_type AS BLOB), 1, ?) = ?"
-            prefix = self.event_type_prefix.encode("utf-8", "surrogateescape")
-            parameters += [len(prefix), prefix]
+            where += " AND substr(CAST(event_type AS BLOB), 1, length(CAST(? AS BLOB))) = CAST(? AS BLOB)"
+            parameters += [self.event_type_prefix] * 2
         if self.ids is not None:
             where += " AND events.id IN (SELECT value FROM json_each(?))"
             parameters.append(self.ids)

@@ -93,7 +93,8 @@ def _checked_columns(connection: sqlite3.Connection, path: str) -> set[Cell]:
     columns = {name for name, _, _ in info}
     if columns and (missing := [name for name in _REQUIRED if name not in columns]):
         raise SchemaError(f"{path}: table 'events' lacks {', '.join(missing)}; not an event log")
-    if columns and ("id", "INTEGER", 1) not in info:
+    apart = scalar(connection, "SELECT 1 FROM pragma_index_list('events') WHERE origin = 'pk'")  # from the row's own id
+    if columns and (apart == 1 or ("id", "INTEGER", 1) not in info):
         raise SchemaError(f"{path}: events.id is not INTEGER PRIMARY KEY; not an event log")
     version = schema_version(connection)
     if version is not None and version > VERSION:

@@ -22,7 +22,7 @@ from ._errors import ForkedError, LogNotFoundError, OrchEventsError, ReadError
 from ._lifetime import register
 
 TICK: Final = 0.1
-"""Longest time between two looks, in seconds: the worst case where there are no hints. Costs 0.05 % of a core."""
+"""Longest time between two looks, in seconds: the worst case where there are no hints. Costs 0.3 % of a core."""
 
 _LOOK: Final = 0.0002
 """Seconds between looks for `_PATIENCE` seconds after a hint: inotify reports the write, one `fsync` too early."""

@@ -380,11 +380,12 @@ class Writer:
         self.raise_unheard()
 
     def drop(self) -> None:
-        """`close`, for the garbage collector: from the midst of a commit of ours, at the end of that thread."""
-        if self._committing == threading.get_ident():
-            self._refusal = LogClosedError(f"{self.path}: this log is closed")
-            self._dropped = True
-        else:
+        """`close`, for the garbage collector: not waiting for the thread, which may wait for a lock we hold."""
+        self._refusal = LogClosedError(f"{self.path}: this log is closed")
+        self._dropped = True
+        if self._thread is not None:
+            self._ring()
+        elif self._committing != threading.get_ident():
             self.close()
 
     def forked(self) -> list[sqlite3.Connection]:

@@ -202,12 +202,13 @@ def _running(thread: int) -> str:
 
 
 PROGRAM: Final = """
-import asyncio, gc, json, os, random, signal, sys, threading, time, traceback
+import asyncio, gc, json, logging, os, random, signal, sys, threading, time, traceback
 import orch_events._wakeup
 from orch_events import EventLog, EventReader, ForkedError
 
 path = sys.argv[1]
 BEAT, END = ("t", None, "step_heartbeat", {}), ("t", None, "task_completed", {})
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # in debug mode it warns of callbacks that a busy machine made slow
 
 def without_inotify():
     import ctypes

@@ -4,6 +4,7 @@
 import asyncio
 import gc
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -149,7 +150,47 @@ def test_a_failure_whose_waiter_was_cancelled_is_not_lost(path: Path, caplog: py
     assert [record.levelname for record in caplog.records if record.name == "orch_events"] == ["ERROR"]
 
 
+def test_a_failure_told_in_the_very_turn_of_a_cancellation_is_not_lost(path: Path) -> None:
+    async def main() -> None:
+        async with EventLog(path, busy_timeout=PATIENCE) as log:
+            execute(path, poison())
+
+            async def first() -> None:
+                with pytest.raises(WriteError):
+                    await log.insert_event_async("t", None, "bad", {})
+                second.cancel()  # which has been told of its failure, and not run since
+
+            with write_locked(path):
+                ahead = asyncio.ensure_future(add(log, 0))  # so that the other two share a commit
+                await asyncio.sleep(0.01)
+                both = asyncio.ensure_future(first())
+                second = asyncio.ensure_future(log.insert_event_async("t", None, "bad", {}))
+                await asyncio.sleep(0.01)
+            await asyncio.wait([ahead, both, second])
+            assert second.cancelled()
+            with pytest.raises(WriteError):
+                await log.flush_async()
+            await both
+
+    run(main())
+
+
 # -------------------------------------------------------------------------------------------------------------- loops
+
+
+def test_a_loop_closed_with_acks_due_is_freed(log: EventLog) -> None:
+    async def main() -> None:
+        tasks = [asyncio.ensure_future(add(log, n)) for n in range(10_000)]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    loop = asyncio.new_event_loop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+    gone = weakref.ref(loop)
+    log.flush()
+    del loop, runner
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_loop_closed_with_appends_in_flight_does_not_stop_the_log(path: Path) -> None:

@@ -255,6 +255,7 @@ def test_a_poisoned_event_leaves_its_neighbours_unharmed(log: EventLog, path: Pa
 
 
 COPY: Final = "INSERT INTO events VALUES (NULL, 'host', NULL, 'copy', '{}', '', NULL, NULL, NULL)"
+AFTER: Final = "CREATE TRIGGER p AFTER INSERT ON events WHEN new.event_type = 'bad' BEGIN "
 COUNT: Final = """
 CREATE TRIGGER p AFTER INSERT ON events BEGIN
     INSERT OR IGNORE INTO counts VALUES (new.event_type, 0);
@@ -263,7 +264,9 @@ END"""
 IN_THE_WAY: Final[dict[str, tuple[list[str], int]]] = {
     "ignores some": ([poison("IGNORE").replace(", 'no'", "")], 0),
     "adds before": ([f"CREATE TRIGGER p BEFORE INSERT ON events WHEN new.event_type = 'bad' BEGIN {COPY}; END"], 1),
-    "adds after": ([f"CREATE TRIGGER p AFTER INSERT ON events WHEN new.event_type = 'bad' BEGIN {COPY}; END"], 1),
+    "adds after": ([f"{AFTER}{COPY}; END"], 1),
+    "deletes": ([AFTER + "DELETE FROM events WHERE id = new.id; END"], 0),
+    "renumbers": ([AFTER + "UPDATE events SET id = id + 100000 WHERE id = new.id; END"], 0),
     "counts": (["CREATE TABLE counts(kind TEXT UNIQUE, n INTEGER)", COUNT], 0),
 }
 """What a host's triggers may do with events of type ``bad``, and how many events of its own that makes for each."""

@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -112,9 +113,25 @@ def test_an_old_file_is_brought_up_to_date_whole_or_not_at_all(path: Path) -> No
     assert [step for step, _, _ in columns(path)].count("s") == 2500
 
 
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+def test_a_host_may_have_chosen_another_encoding(path: Path, encoding: str) -> None:
+    values = "'ü', 'a\U0001f600b', '{}', '2020-01-01T00:00:00Z'"
+    insert = f"INSERT INTO events(task_id, event_type, payload_json, created_at) VALUES ({values})"
+    execute(path, f"PRAGMA encoding='{encoding}'", REFERENCE[0], insert)
+    with EventLog(path) as log:
+        log.insert_event("ü", "\U0001f600", "step_started", {"step": "plän"})
+        log.insert_event("ü", None, "task_completed", {})
+        assert [event.step for event in log.query_step_events("ü")] == ["plän"]
+        for prefix, expected in {"a\U0001f600": [1], "step_": [2], "ta": [3], "": [1, 2, 3], "s_ep": []}.items():
+            assert [event.event_id for event in log.query_events(event_type_prefix=prefix)] == expected
+        assert log.cleanup(older_than=timedelta(days=1)).events == 1
+        assert [event.event_id for event in log.query_events("ü", after_id=1)] == [2, 3]
+
+
 UNUSABLE: Final[dict[str, tuple[str, ...]]] = {
     "a view": ("CREATE TABLE t(x)", "CREATE VIEW events AS SELECT x FROM t"),
     "another table": ("CREATE TABLE events(id INTEGER PRIMARY KEY, name TEXT)", "INSERT INTO events VALUES (1, 'x')"),
+    "ids apart from the row's": (REFERENCE[0].replace("INTEGER PRIMARY KEY AUTOINCREMENT", "INTEGER PRIMARY KEY DESC"),),
     "text ids": (REFERENCE[0].replace("INTEGER PRIMARY KEY AUTOINCREMENT", "TEXT PRIMARY KEY"),),
     "newer": (
         *REFERENCE,

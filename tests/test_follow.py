@@ -2,6 +2,7 @@
 """Following: what a follower is given, in what order, and when it ends."""
 
 import sqlite3
+import math
 import threading
 import time
 from contextlib import closing
@@ -28,6 +29,7 @@ from .following import (
     waking,
     watchers,
     way,
+    woken_each_time,
 )
 from .helpers import PATIENCE, NewEvent, start, wait_until
 
@@ -186,9 +188,13 @@ def test_a_task_started_again_goes_on(follow: Follow, log: EventLog) -> None:
 
 
 def test_until_finished_needs_a_task(follow: Follow) -> None:
-    follower = follow(until_finished=True)  # like whatever a generator checks, at the first event asked for
     with pytest.raises(ValueError, match="task_id"):
-        next(follower)
+        follow(until_finished=True)
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e12])
+def test_a_timeout_may_be_as_long_as_one_likes(follow: Follow, log: EventLog, timeout: float) -> None:
+    woken_each_time(Beside(follow("t", timeout=timeout, until_finished=True)), log)
 
 
 def test_a_timeout_of_nothing_gives_what_there_is(follow: Follow, log: EventLog) -> None:

@@ -178,6 +178,19 @@ if log:
     run_script(tmp_path, PROGRAM + source, path)
 
 
+@pytest.mark.parametrize("kind", ["EventLog", "EventReader"])
+def test_a_daemon_thread_that_follows_ends_without_complaint(tmp_path: Path, path: Path, kind: str) -> None:
+    EventLog(path).close()
+    begin = "import atexit, time; atexit.register(time.sleep, 0.3)"  # runs after what the library does at the end
+    source = f"""
+log = {kind}(path)
+for wanted in 1, 2, 3:
+    threading.Thread(target=lambda: list(log.follow_events()), daemon=True).start()
+time.sleep(0.2)
+"""
+    run_script(tmp_path, f"{begin}\n{PROGRAM}{source}", path)
+
+
 @FORKS
 def test_ctrl_c_ends_a_waiting_follower(tmp_path: Path, path: Path) -> None:
     source = """

@@ -3,18 +3,24 @@
 
 import asyncio
 import gc
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, as_completed, wait
 from contextlib import closing
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import pytest
 
 from orch_events import EventLog, WriteError
 from orch_events._entry import LazyFuture
 
-from .helpers import PATIENCE, Gate, start, together
+from .helpers import PATIENCE, Gate, run_script, start, together
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 STATES = ["running", "done", "failed"]
 
@@ -122,3 +128,87 @@ def test_what_waits_is_little_for_the_garbage_collector(path: Path) -> None:
         assert objects / count < 7, "with a condition for each it is 15"
         assert [future.result(PATIENCE) for future in futures] == list(range(2, count + 2))
         assert leading.result(PATIENCE) == 1
+
+
+def test_a_look_that_is_broken_off_loses_nothing(tmp_path: Path) -> None:
+    """By a KeyboardInterrupt, say, or by a signal handler that looks at the same future itself."""
+    source = """
+import copy, random, signal, threading
+from orch_events._entry import LazyFuture
+
+class Interrupt(BaseException):
+    pass
+
+def interrupt(*_):
+    if looks:
+        future.done()
+    else:
+        raise Interrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+hits = 0
+for n in range(60_000):
+    future, looks = LazyFuture(), n % 2
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(5e-6, 4e-5))
+        future.running()
+        future.running()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Interrupt:
+        hits += 1
+    looks = True
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    future.tell(n)
+    assert future.done() and future.result(0) == n == copy.copy(future).result(0)
+assert hits
+"""
+    run_script(tmp_path, source)
+
+
+def test_what_is_told_in_the_midst_of_a_look_is_seen() -> None:
+    """The look has found no outcome and is about to say that it was made; until it has, whoever tells must wait."""
+    future, telling = LazyFuture(), list[Future[None]]()
+
+    def trace(frame: FrameType, _event: str, _argument: object) -> "TraceFunction":
+        if frame.f_code is LazyFuture.__getattr__.__code__ and "made" in frame.f_locals and not telling:
+            telling.append(start(lambda: future.tell(17)))
+            wait(telling, 0.1)
+        return trace
+
+    def look() -> int:
+        sys.settrace(trace)
+        try:
+            return future.result(1)
+        finally:
+            sys.settrace(None)
+
+    assert start(look).result(PATIENCE) == 17
+    assert telling[0].result(PATIENCE) is None
+
+
+def test_a_log_collected_in_the_midst_of_a_look_is_closed_all_the_same(tmp_path: Path, path: Path) -> None:
+    """Without waiting for the writer, which may be waiting for the look."""
+    source = """
+import gc, sys, warnings
+from orch_events import EventLog
+
+warnings.simplefilter("ignore", ResourceWarning)
+
+class Cycle:
+    def __init__(self, path):
+        self.itself, self.log = self, EventLog(path)
+
+for n in range(40):
+    gc.collect()
+    gc.disable()
+    cycle = Cycle(f"{sys.argv[1]}-{n}")
+    for _ in range(1000):
+        future = cycle.log.submit_event("t", None, "x", {})
+    del cycle
+    gc.set_threshold(n + 1)
+    gc.enable()
+    future.done()
+    gc.set_threshold(700)
+    assert future.result(30) == 1000
+"""
+    run_script(tmp_path, source, path)

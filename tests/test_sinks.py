@@ -104,6 +104,7 @@ def test_a_sink_that_calls_back_gets_an_error_in_place_of_a_deadlock(
 
     with EventLog(path, sink=Calling(call_back)) as log:
         start(lambda: write(log, "x")).result(PATIENCE)
+        assert len(list(log.query_events())) == len(refusals), "nor is it half closed"
     assert len(refusals) == len(stored(path)) >= 1
     assert "commit" in refusals[0]
 
