@@ -18,7 +18,7 @@ from ._errors import SchemaError, WriteError
 from ._pool import ReadPool
 from ._reader import BUSY_TIMEOUT, Queries
 from ._retention import BATCH, Cleaning, Cleanup
-from ._rows import NewEvent, NewRow, insert_one, new_row, new_rows, timestamp
+from ._rows import MAX_ID, NewEvent, NewRow, insert_one, new_row, new_rows, timestamp
 from ._schema import prepare
 from ._sinks import EventSink
 from ._upkeep import Rules
@@ -57,7 +57,7 @@ class EventLog(Queries):
             raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
         if queue_capacity < 1:
             raise ValueError(f"queue_capacity must be at least 1, not {queue_capacity}")
-        if busy_timeout < 0:
+        if not busy_timeout >= 0:
             raise ValueError(f"busy_timeout must not be negative, not {busy_timeout}")
         name = checked_path(path)
         connection = open_for_writing(name, durability, busy_timeout)
@@ -126,6 +126,7 @@ class EventLog(Queries):
         Raises `PayloadError`, and `QueueFullError` after waiting `busy_timeout` seconds for room. The future fails with
         `WriteError`; if nobody holds it then, the failure is logged and raised by the next `flush` or `close`. It
         cannot be cancelled: an accepted event is written. Its callbacks run on the writer's thread and must not write.
+        In the child of a fork, one from before the fork never resolves.
         """
         return self._writer.submit((new_row((task_id, task_item_id, event_type, payload), timestamp()),))
 
@@ -166,15 +167,17 @@ class EventLog(Queries):
         """
         if older_than is None and keep_last is None and max_bytes is None:
             raise ValueError("cleanup needs older_than, keep_last or max_bytes")
-        if min(keep_last or 0, max_bytes or 0, batch - 1) < 0:
-            raise ValueError("keep_last and max_bytes must not be negative, and batch must be at least 1")
-        if isinstance(older_than, timedelta):
-            try:
+        numbers = list[object]((keep_last or 0, max_bytes or 0, batch - 1))
+        if not all(isinstance(number, int) and 0 <= number <= MAX_ID for number in numbers):
+            raise ValueError("keep_last, max_bytes and batch must be whole numbers, from 0, 0 and 1 to 2**63-1")
+        try:
+            if isinstance(older_than, timedelta):
                 older_than = datetime.now(timezone.utc) - older_than
-            except OverflowError:
-                raise ValueError(f"older_than is out of range: {older_than}") from None
-        elif older_than is not None and older_than.tzinfo is None:
-            older_than = older_than.replace(tzinfo=timezone.utc)
+            elif older_than is not None:
+                zone = older_than.tzinfo or timezone.utc
+                older_than = older_than.replace(tzinfo=zone).astimezone(timezone.utc)
+        except (AttributeError, OverflowError):
+            raise ValueError(f"older_than is neither an age nor a moment, or out of range: {older_than}") from None
         path, timeout = self._pool.path, self._pool.busy_timeout
         with self._pool.lend():  # if it may still be used
             connection = open_for_writing(path, "normal", timeout)

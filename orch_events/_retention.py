@@ -6,6 +6,7 @@ No SQL here: what a single transaction does is decided in `_upkeep`.
 
 import contextlib
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -112,41 +113,45 @@ class Cleaning:
 
     def _prune(self, wanted: int | None) -> None:
         count = 100
-        for ids, tasks, known_id in self._parts(wanted):
+        for ids, known_id in self._parts(wanted):
             if self.dry_run:
-                self.done = self.done._replace(events=self.done.events + len(ids), tasks=self.done.tasks + tasks)
+                tasks = self.done.tasks + sum(last < 0 for last in ids)
+                self.done = self.done._replace(events=self.done.events + len(ids), tasks=tasks)
                 continue
             if self.archive is not None:
                 file = self._write(self.archive, sorted(map(abs, ids)))
                 self.done = self.done._replace(archived=(*self.done.archived, file))
             start = 0
             while start < len(ids):
-                events, held, known_id = prune(self.connection, ids[start : start + count], known_id, self.timeout)
+                some = ids[start : start + count]
+                events, tasks, held, known_id = prune(self.connection, some, known_id, self.timeout)
                 start += count
-                gone = tasks if start >= len(ids) else 0
-                self._tell(self.done._replace(events=self.done.events + events, tasks=self.done.tasks + gone))
+                self._tell(self.done._replace(events=self.done.events + events, tasks=self.done.tasks + tasks))
                 count = max(1, min(self.batch, int(count * min(2.0, max(0.5, _HELD / max(held, 1e-6))))))
 
-    def _parts(self, wanted: int | None) -> Iterator[tuple[Sequence[int], int, int]]:
-        """The ids that are to go, the oldest first and about `wanted`, some at a time; with how many tasks will be
-        gone then, and the newest event that was looked at."""
+    def _parts(self, wanted: int | None) -> Iterator[tuple[Sequence[int], int]]:
+        """The ids that are to go, the oldest first and about `wanted`, some at a time; with the newest event that was
+        looked at."""
         from array import array  # by who needs it, since each import of the library would pay for it
 
         end, after_id, left = read_last_id(self.connection), 0, MAX_ID if wanted is None else wanted
         while after_id < end and left > 0:
-            ids, tasks = array("q"), 0
+            ids = array("q")
             known_id = read_last_id(self.connection) if self.rules.only_finished else MAX_ID
             while after_id < end and left > 0 and len(ids) < _PART:
-                found, after_id, gone = plan(self.connection, self.rules, after_id, min(_WINDOW, left))
+                found, after_id = plan(self.connection, self.rules, after_id, min(_WINDOW, left))
                 ids.extend(found)
-                tasks += gone
                 left -= len(found)
             if ids:
-                yield ids, tasks, known_id
+                yield ids, known_id
 
     def _write(self, folder: str, ids: Sequence[int]) -> str:
         """Write the events as `events --json` prints them; the file has its name when all of it is on the disk."""
         os.makedirs(folder, exist_ok=True)
+        for left in os.scandir(folder):  # by one that was killed, a day ago so that it is not what another writes
+            with contextlib.suppress(OSError):
+                if re.fullmatch(r"\.orch_events-\w{16}", left.name) and left.stat().st_mtime < time.time() - 86_400:
+                    os.unlink(left)
         stem, now = os.path.splitext(os.path.basename(self.path))[0], datetime.now(timezone.utc)
         ending = ".jsonl.gz" if self.gzip else ".jsonl"
         name = os.path.join(folder, f"{stem}-{now:%Y%m%dT%H%M%S.%fZ}-{ids[0]}-{ids[-1]}{ending}")
@@ -196,13 +201,13 @@ class Stats(NamedTuple):
     event_bytes: float
     """What an event takes in the file on the average, indexes included."""
     days: Mapping[str, int]
-    """Events of each of the last days, in UTC, by the ids of the first in each: with those pruned since."""
+    """Events of each of the last days, in UTC, by the ids of its first and last: with those pruned in between."""
 
 
 def read_stats(connection: sqlite3.Connection, path: str, days: int) -> Stats:
     totals = read_totals(connection)
     events = sum(count for _, _, count in totals)
-    types = read_types(connection, 1000 if events > _EXACT else 0)
+    types = read_types(connection, events if events > _EXACT else 0)
     sampled = sum(types.values())
     oldest, newest = read_edge(connection, newest=False), read_edge(connection, newest=True)
     size, free = read_size(connection)
@@ -216,19 +221,22 @@ def read_stats(connection: sqlite3.Connection, path: str, days: int) -> Stats:
         file_bytes=os.stat(path).st_size,
         wal_bytes=os.stat(f"{path}-wal").st_size if os.path.exists(f"{path}-wal") else 0,
         event_bytes=(size - free) / events if events else 0.0,
-        days=_days(connection, range(oldest[0], newest[0] + 1) if oldest and newest else range(0), days),
+        days=_days(connection, newest[0] + 1 if newest else 0, days),
     )
 
 
-def _days(connection: sqlite3.Connection, ids: range, count: int) -> dict[str, int]:
+def _days(connection: sqlite3.Connection, end: int, count: int) -> dict[str, int]:
     """Found by halving, since the order of ids is nearly that of times: 20 rows are read for a day of a million."""
     from bisect import bisect_left
 
+    def first(event_id: int) -> tuple[int, str]:
+        return read_edge(connection, newest=False, from_id=event_id) or (end, "")
+
     def at(event_id: int) -> datetime:
-        edge = read_edge(connection, newest=False, from_id=event_id)
-        return (edge and instant(edge[1])) or datetime.min.replace(tzinfo=timezone.utc)
+        return instant(first(event_id)[1]) or datetime.min.replace(tzinfo=timezone.utc)
 
     today = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
     starts = [today - timedelta(days=days) for days in range(count - 1, -1, -1)]
-    places = [*(bisect_left(ids, start, key=at) for start in starts), len(ids)]
-    return {f"{start:%Y-%m-%d}": end - place for start, place, end in zip(starts, places, places[1:])}
+    places = [*(bisect_left(range(end), start, key=at) for start in starts), end]
+    # A place is behind the last event before it: a hole that follows belongs to no day.
+    return {f"{day:%Y-%m-%d}": max(0, stop - first(place)[0]) for day, place, stop in zip(starts, places, places[1:])}

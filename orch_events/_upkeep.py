@@ -3,7 +3,8 @@
 
 Table `orch_events_pruned`, made by the first pruning, has a row for each task that lost events: the newest of them, and
 how many. Of tasks that are gone altogether the `_REMEMBERED` last pruned are known by name; the rest share a row
-without one. So it stays small however many tasks come and go. Row 0 counts all that was ever pruned.
+without one, with the id negated, so that no other row takes its place. So it stays small however many tasks come and
+go. Row 0 counts all that was ever pruned.
 """
 
 import json
@@ -28,21 +29,21 @@ _IDS: Final = "(SELECT value FROM json_each(?))"
 
 # -------------------------------------------------------------------------------------------------------------- pruning
 
-# Our own form sorts as text, which is 20 times as fast as asking Python; any other is parsed.
+# Our own form sorts as text, which is 20 times as fast as asking Python; any other is parsed, and what only looks
+# like it too: `date` with a modifier makes 1 March of 30 February, and NULL of what is worse.
 _OURS: Final = "dddd-dd-ddTdd:dd:dd.dddddd+00:00".replace("d", "[0-9]")
-_OLD: Final = f"""(CASE WHEN {{0}}.created_at GLOB '{_OURS}' THEN {{0}}.created_at < '{{1}}'
- ELSE orch_events_old(CAST({{0}}.created_at AS BLOB)) END)"""
+_OLD: Final = f"""(CASE WHEN {{0}} GLOB '{_OURS}' AND {{0}} > '1' AND date({{0}}, '0 days') || substr({{0}}, 11) = {{0}}
+ THEN {{0}} < '{{1}}' ELSE orch_events_old(CAST({{0}} AS BLOB)) END)"""
 _PLAN: Final = f"""
 WITH old AS (SELECT e.id, e.task_id FROM events e WHERE e.id > ? AND e.id <= ? AND {{old}}),
 tasks AS (
-    SELECT t.task_id, {_STATUS.format('id')} AS status_id, {{ended}} AS ended, {{kept}} AS kept_id,
+    SELECT t.task_id, t.top, {_STATUS.format('id')} AS status_id, {{ended}} AS ended, {{kept}} AS kept_id,
         {{goes}} AND t.top = (SELECT max(n.id) FROM events n WHERE n.task_id = t.task_id)
         AND NOT EXISTS (SELECT 1 FROM events x WHERE x.task_id = t.task_id AND NOT {{also_old}}) AS goes
     FROM (SELECT task_id, max(id) AS top FROM old GROUP BY task_id) t)
 SELECT (SELECT json_group_array(old.id) FROM old JOIN tasks t ON t.task_id IS old.task_id
-        WHERE t.ended AND old.id < t.kept_id AND old.id IS NOT t.status_id),
-    (SELECT json_group_array(-t.status_id) FROM tasks t WHERE t.ended AND t.goes AND t.status_id IS NOT NULL),
-    (SELECT count(*) FROM tasks t WHERE t.ended AND t.goes)"""
+        WHERE t.ended AND old.id < t.kept_id AND old.id IS NOT coalesce(t.status_id, t.top * nullif(t.goes, 0))),
+    (SELECT json_group_array(-coalesce(t.status_id, t.top)) FROM tasks t WHERE t.ended AND t.goes)"""
 
 
 class Rules(NamedTuple):
@@ -53,29 +54,30 @@ class Rules(NamedTuple):
     only_finished: bool
 
 
-def plan(connection: sqlite3.Connection, rules: Rules, after_id: int, count: int) -> tuple[list[int], int, int]:
-    """What of the next `count` rows is to go, where they end, and how many tasks are gone then.
+def plan(connection: sqlite3.Connection, rules: Rules, after_id: int, count: int) -> tuple[list[int], int]:
+    """What of the next `count` rows is to go, and where they end.
 
-    A negative id is that of the event that gives a task its status: it goes when nothing else of the task is left.
+    A negative id is that of a task's last event: the one that gives it its status goes when nothing else is left.
     """
     window = "SELECT max(id) FROM (SELECT id FROM events WHERE id > ? ORDER BY id LIMIT ?)"
     end = cast("int | None", scalar(connection, window, (after_id, count))) or MAX_ID
     old, also_old = "1", "1"
     if (cutoff := rules.cutoff) is not None:
         text = cutoff.astimezone(timezone.utc).isoformat(timespec="microseconds")
-        old, also_old = _OLD.format("e", text), _OLD.format("x", text)
+        old, also_old = _OLD.format("e.created_at", text), _OLD.format("x.created_at", text)
+        encoding = str(scalar(connection, "PRAGMA encoding"))  # of a host's file it may be UTF-16
 
         def is_old(created_at: bytes) -> bool:
-            return (at := instant((created_at or b"").decode(errors="replace"))) is not None and at < cutoff
+            return (at := instant((created_at or b"").decode(encoding, "replace"))) is not None and at < cutoff
 
         connection.create_function("orch_events_old", 1, is_old, deterministic=True)
     newest = "SELECT k.id FROM events k WHERE k.task_id = t.task_id ORDER BY k.id DESC LIMIT 1 OFFSET"
     kept = f"({newest} {rules.keep_last - 1})" if rules.keep_last else str(MAX_ID)
     ended, goes = _ENDED if rules.only_finished else "1", "0" if rules.keep_last else "1"
     sql = _PLAN.format(old=old, also_old=also_old, ended=ended, kept=kept, goes=goes)
-    ((rows, last, gone),) = fetch_all(connection, sql, (after_id, end))
+    ((rows, last),) = fetch_all(connection, sql, (after_id, end))
     ids = cast("list[int]", json.loads(str(rows)))
-    return sorted(ids) + cast("list[int]", json.loads(str(last))), end, cast("int", gone)
+    return sorted(ids) + cast("list[int]", json.loads(str(last))), end
 
 
 def patiently(connection: sqlite3.Connection, timeout: float, script: str) -> None:
@@ -98,16 +100,20 @@ def patiently(connection: sqlite3.Connection, timeout: float, script: str) -> No
         connection.execute(f"PRAGMA busy_timeout = {round(timeout * 1000)}")
 
 
-def prune(connection: sqlite3.Connection, ids: Sequence[int], known_id: int, timeout: float) -> tuple[int, float, int]:
-    """Delete in one transaction what `plan` selected and is still to go; how many, and for how long it was locked.
+def prune(
+    connection: sqlite3.Connection, ids: Sequence[int], known_id: int, timeout: float
+) -> tuple[int, int, float, int]:
+    """Delete in one transaction what `plan` selected and is still to go; how many, of how many tasks the last, and for
+    how long it was locked.
 
     As long as no status event came after `known_id`, no task began again, which saves half of the time. Returns the
     `known_id` for the next call too; with a negative one each task is looked at.
     """
     ended = f"""AND e.task_id IN (SELECT t.task_id
         FROM (SELECT DISTINCT task_id FROM events WHERE id IN {_IDS}) t WHERE {_ENDED})"""
-    alone = "AND NOT EXISTS (SELECT 1 FROM events o WHERE o.task_id = e.task_id AND o.id <> e.id)"
-    deleted = 0
+    alone = f"""AND (e.event_type NOT IN ({STATUS_TYPES})
+        OR NOT EXISTS (SELECT 1 FROM events o WHERE o.task_id = e.task_id AND o.id <> e.id))"""
+    deleted = [0, 0]
     with connection:
         patiently(connection, timeout, "BEGIN IMMEDIATE")
         began = time.perf_counter()
@@ -118,7 +124,7 @@ def prune(connection: sqlite3.Connection, ids: Sequence[int], known_id: int, tim
             unknown = scalar(connection, news, (known_id,)) is not None
             known_id = -1 if unknown else max(known_id, read_last_id(connection))
         doubtful = ended if known_id < 0 else ""
-        for some, which in (([i for i in ids if i > 0], doubtful), ([-i for i in ids if i < 0], alone)):
+        for n, (some, which) in enumerate((([i for i in ids if i > 0], doubtful), ([-i for i in ids if i < 0], alone))):
             parameters = (str(some),) * (1 + which.count("?"))
             if some:
                 connection.execute(f"""
@@ -127,10 +133,10 @@ SELECT max(max(e.id), coalesce(max(p.last_id), 0)), e.task_id, count(*) + coales
 FROM events e LEFT JOIN orch_events_pruned p ON p.task_id = e.task_id WHERE e.id IN {_IDS} {which} GROUP BY e.task_id
 """, parameters)
                 delete = f"DELETE FROM events AS e WHERE e.id IN {_IDS} {which}"
-                deleted += connection.execute(delete, parameters).rowcount
+                deleted[n] = connection.execute(delete, parameters).rowcount
         connection.execute("""INSERT INTO orch_events_pruned(last_id, task_id, events) VALUES (0, NULL, ?)
-            ON CONFLICT(last_id) DO UPDATE SET events = events + excluded.events""", (deleted,))
-    return deleted, time.perf_counter() - began, known_id
+            ON CONFLICT(last_id) DO UPDATE SET events = events + excluded.events""", (sum(deleted),))
+    return sum(deleted), deleted[1], time.perf_counter() - began, known_id
 
 
 def forget(connection: sqlite3.Connection, timeout: float) -> None:
@@ -142,11 +148,11 @@ def forget(connection: sqlite3.Connection, timeout: float) -> None:
     for start in range(0, len(old), 500):
         with connection:
             patiently(connection, timeout, "BEGIN IMMEDIATE")
-            connection.execute(f"""UPDATE orch_events_pruned SET task_id = NULL,
+            connection.execute(f"""UPDATE OR REPLACE orch_events_pruned SET task_id = NULL, last_id = -last_id,
                 events = (SELECT events FROM orch_events_pruned WHERE last_id = 0)
                 WHERE last_id IN {_IDS}""", (str(old[start : start + 500]),))
-            connection.execute("""DELETE FROM orch_events_pruned WHERE task_id IS NULL AND last_id > 0
-                AND last_id < (SELECT max(last_id) FROM orch_events_pruned WHERE task_id IS NULL)""")
+            connection.execute("""DELETE FROM orch_events_pruned WHERE task_id IS NULL AND last_id <> 0
+                AND abs(last_id) < (SELECT max(abs(last_id)) FROM orch_events_pruned WHERE task_id IS NULL)""")
 
 
 def has_pruned(connection: sqlite3.Connection) -> bool:
@@ -156,11 +162,12 @@ def has_pruned(connection: sqlite3.Connection) -> bool:
 def read_pruned(connection: sqlite3.Connection, task_id: str | None, after_id: int) -> tuple[int, int]:
     """The newest event pruned of a task, or of all, by what is remembered; and how many were."""
     if task_id is None:
-        sql = "SELECT max(last_id), (SELECT events FROM orch_events_pruned WHERE last_id = 0) FROM orch_events_pruned"
+        edges = "(SELECT max(last_id) FROM orch_events_pruned), -(SELECT min(last_id) FROM orch_events_pruned)"
+        sql = f"SELECT max({edges}), (SELECT events FROM orch_events_pruned WHERE last_id = 0)"
         parameters = tuple[Cell, ...]()
     else:  # a task without a row may be among those that share one, but not if it has earlier events
         sql = """SELECT last_id, events FROM orch_events_pruned WHERE task_id = ?
-            UNION ALL SELECT last_id, events FROM orch_events_pruned WHERE task_id IS NULL AND last_id > 0
+            UNION ALL SELECT abs(last_id), events FROM orch_events_pruned WHERE task_id IS NULL AND last_id <> 0
             AND NOT EXISTS (SELECT 1 FROM events WHERE task_id = ? AND id <= ?) LIMIT 1"""
         parameters = (task_id, task_id, after_id)
     found = cast("Sequence[tuple[int | None, int | None]]", fetch_all(connection, sql, parameters))
@@ -243,22 +250,24 @@ def read_totals(connection: sqlite3.Connection) -> Sequence[tuple[str | None, in
     return cast("Sequence[tuple[str | None, int, int]]", fetch_all(connection, sql))
 
 
-def read_types(connection: sqlite3.Connection, places: int) -> dict[str, int]:
-    """The events of each type; if `places` is not 0, of a sample: ten neighbours at each of so many random places.
+def read_types(connection: sqlite3.Connection, events: int) -> dict[str, int]:
+    """The events of each type; if `events`, how many there are, is not 0, of a sample.
 
-    The places are spread evenly over the ids; neighbours share a page, so about as many pages are read.
+    Which is ten ids at each of 1,000 random places, spread evenly; neighbours share a page, so about as many pages are
+    read. Where most of them are gone, it is some 10,000 events from anywhere, for which an index is walked through.
     """
-    source, parameters = "events e", tuple[Cell, ...]()
-    if places:
-        (first, _), (last, _) = (read_edge(connection, newest) or (0, "") for newest in (False, True))
-        source = """events e WHERE e.id IN (SELECT x.id FROM (
-                WITH RECURSIVE k(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM k WHERE n < ?)
-                SELECT ? + n * ? + abs(random() % ?) AS place FROM k
-            ) JOIN events x ON x.id IN (SELECT y.id FROM events y WHERE y.id >= place ORDER BY y.id LIMIT 10))"""
-        width = max(1, (last - first) // places)
-        parameters = (places - 1, first, width, width)
-    sql = f"SELECT coalesce(CAST(e.event_type AS TEXT), ''), count(*) FROM {source} GROUP BY 1 ORDER BY 2 DESC, 1"
-    return dict(cast("Sequence[tuple[str, int]]", fetch_all(connection, sql, parameters)))
+    (first, _), (last, _) = (read_edge(connection, newest) or (0, "") for newest in (False, True))
+    width = max(10, (last - first) // 1000)
+    near = f"""(WITH RECURSIVE k(n, place) AS (SELECT 0, NULL UNION ALL
+        SELECT n + 1, {first} + n * {width} + abs(random() % {width - 9}) FROM k WHERE n < 1000) SELECT place FROM k)
+        CROSS JOIN events e ON e.id BETWEEN place AND place + 9"""
+    anywhere = f"events e WHERE e.id IN (SELECT id FROM events WHERE random() % {events // 10_000 or 1} = 0)"
+    sql, types = "SELECT coalesce(CAST(e.event_type AS TEXT), ''), count(*)", dict[str, int]()
+    for source in (near, anywhere) if events else ("events e",):
+        if sum(types.values()) < 2500:
+            rows = fetch_all(connection, f"{sql} FROM {source} GROUP BY 1 ORDER BY 2 DESC, 1")
+            types = dict(cast("Sequence[tuple[str, int]]", rows))
+    return types
 
 
 def read_edge(connection: sqlite3.Connection, newest: bool, from_id: int = 1) -> tuple[int, str] | None:

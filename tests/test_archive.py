@@ -105,6 +105,18 @@ def test_what_is_half_restored_is_still_told_of(log: EventLog, path: Path) -> No
     assert [event.event_id for event in log.query_events("t", after_id=5)] == [6, 7, 8, 9, 10]
 
 
+def test_what_a_killed_one_left_behind_goes_a_day_later(log: EventLog, path: Path) -> None:
+    log.insert_event("t", None, "task_completed", {})
+    folder, stem = path.with_name("old"), ".orch_events-0123456789abcde"
+    folder.mkdir()
+    for name, hours in ((f"{stem}0", 25), (f"{stem}1", 23), (f"{stem}0.mine", 25), ("mine", 25)):
+        (folder / name).touch()
+        then = time.time() - hours * 3600
+        os.utime(folder / name, (then, then))
+    (file,) = log.cleanup(keep_last=0, archive=folder).archived
+    assert set(os.listdir(folder)) == {os.path.basename(file), f"{stem}1", f"{stem}0.mine", "mine"}
+
+
 LINE: dict[str, object] = {"event_id": 5, "task_id": "t", "task_item_id": None, "event_type": "x", "created_at": ""}
 
 
@@ -237,7 +249,7 @@ def test_killed_at_any_point_it_loses_nothing(path: Path) -> None:
     assert not killed_after(PATIENCE)
     whole = time.monotonic() - began
     runs, kills, between, restored = 0, 0, 0, 0
-    while kills < 30 or between < 6:
+    while kills < 50 or between < 6:
         runs += 1
         assert runs < 300, f"{kills} killed before the end, {between} of them between deletions"
         kills += killed_after(whole * rng.uniform(0.1, 1), *["--gzip"] * (runs % 2))

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from orch_events import Event, EventLog, EventReader, PrunedError, _pool
+from orch_events import Event, EventLog, EventReader, PrunedError, _pool, _upkeep
 from orch_events._upkeep import read_pruned
 
 from .helpers import PATIENCE, all_statements, execute, start, wait_until
+from .terminal import outcome
 from .test_retention import CUTOFF, Row, finished, ids, store
 
 
@@ -186,6 +187,22 @@ def test_coroutines_are_told_too(pruned: EventReader) -> None:
                     pass
 
     asyncio.run(main())
+
+
+def test_one_of_those_forgotten_comes_back_and_goes_again(
+    log: EventLog, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_upkeep, "_REMEMBERED", 1)
+    store(path, [row for task in "abc" for row in finished(task, 3)])
+    (file,) = log.cleanup(older_than=CUTOFF, archive=path.parent).archived
+    back = path.with_name("back.jsonl")
+    back.write_text("".join(Path(file).read_text().splitlines(keepends=True)[3:]))
+    assert outcome("--db", path, "emit", "--jsonl", back, "--restore")[0] == 0
+    log.insert_event("c", None, "task_started", {})
+    assert log.cleanup(older_than=CUTOFF).events == 3
+    for task, after_id in (("a", 1), ("b", 4)):
+        with pytest.raises(PrunedError):
+            list(log.query_events(task, after_id=after_id))
 
 
 @pytest.mark.long

@@ -9,7 +9,9 @@ import threading
 import time
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
+from operator import methodcaller
 from pathlib import Path
+from statistics import median
 from typing import Final, NamedTuple
 
 import pytest
@@ -22,7 +24,19 @@ from .helpers import PATIENCE, ROOT, all_statements, execute, start, wait_until,
 
 CUTOFF: Final = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 STATUSES: Final = {"task_started", "task_paused", "task_completed", "task_failed", "task_cancelled"}
+EAST, WEST = timezone(timedelta(hours=5)), timezone(-timedelta(hours=5))
 ENDS: Final = STATUSES - {"task_started", "task_paused"}
+
+
+NO_TIMES: Final = (
+    "yesterday",
+    "2020-13-45T99:99:99.999999+00:00",
+    "2020-02-30T00:00:00.000000+00:00",
+    "0000-00-00T00:00:00.000000+00:00",
+    "0000-01-01T00:00:00.000000+00:00",
+    "2020-01-01T23:59:60.000000+00:00",
+    "2020-01-01T00:00:00.000000+00:00\0x",
+)
 
 
 class Row(NamedTuple):
@@ -33,11 +47,12 @@ class Row(NamedTuple):
     age: timedelta | None
     """Before the cutoff; ``None`` for a time that is none."""
     form: int = 0
+    """How the time is written; or which that is none."""
 
     @property
     def created_at(self) -> str:
         if self.age is None:
-            return "yesterday"
+            return NO_TIMES[self.form]
         at = CUTOFF - self.age
         east = at.astimezone(timezone(timedelta(hours=5, minutes=30)))
         west = at.astimezone(timezone(-timedelta(hours=11)))
@@ -139,9 +154,11 @@ def test_interrupted_anywhere_it_goes_on(tmp_path: Path, rows: list[Row], stop: 
     path = tmp_path / f"{time.perf_counter_ns()}.db"
     count = 0
 
-    def progress(_: Cleanup) -> None:
+    def progress(so_far: Cleanup) -> None:
         nonlocal count
         count += 1
+        left = {rows[event_id - 1].task_id for event_id in ids(path)}
+        assert so_far.tasks == len({row.task_id for row in rows} - left)
         if count == stop:
             raise KeyboardInterrupt
 
@@ -160,12 +177,27 @@ def finished(task: str, count: int) -> list[Row]:
     return [Row(task, kind, timedelta(days=1)) for kind in kinds]
 
 
+def test_what_is_no_time_is_never_old(log: EventLog, path: Path) -> None:
+    store(path, [Row(f"t{form}", "task_completed", None, form) for form in range(FORMS)])
+    assert log.cleanup(older_than=timedelta(0), only_finished=False).events == 0
+
+
+def any_cleanup(log: EventLog, **options: object) -> None:
+    """As a program without type checks may call it."""
+    methodcaller("cleanup", **options)(log)
+
+
 def test_what_makes_no_sense_is_refused(log: EventLog) -> None:
     for keep_last, max_bytes, batch in ((None, None, 1), (-1, None, 1), (None, -1, 1), (1, None, 0)):
         with pytest.raises(ValueError, match="cleanup needs|must"):
             log.cleanup(keep_last=keep_last, max_bytes=max_bytes, batch=batch)
-    with pytest.raises(ValueError, match="out of range"):
-        log.cleanup(older_than=timedelta.max)
+    for wrong in (10**30, 1.5, "3"):
+        for name in ("keep_last", "max_bytes"):
+            with pytest.raises(ValueError, match="must be whole numbers"):
+                any_cleanup(log, **{name: wrong})
+    for when in (timedelta.max, datetime.max.replace(tzinfo=WEST), datetime.min.replace(tzinfo=EAST), 5, "30d"):
+        with pytest.raises(ValueError, match=r"neither an age nor a moment, or out of range: \w"):
+            any_cleanup(log, older_than=when)
     log.close()
     with pytest.raises(LogClosedError):
         log.cleanup(keep_last=1)
@@ -239,6 +271,16 @@ def test_a_task_that_begins_again_meanwhile_keeps_what_is_left(log: EventLog, pa
     assert ids(path) == {*range(101, 501), *restarted}
 
 
+def test_one_that_goes_on_meanwhile_without_a_status_loses_all_that_is_old(log: EventLog, path: Path) -> None:
+    store(path, [Row("t", "x", timedelta(days=1))] * 500)
+
+    def go_on(_: Cleanup) -> None:
+        log.insert_event("t", None, "x", {})
+
+    assert log.cleanup(older_than=CUTOFF, only_finished=False, progress=go_on).events == 500
+    assert min(ids(path)) == 501
+
+
 def test_every_commit_is_bounded_and_others_come_between(log: EventLog, path: Path) -> None:
     fill(path, 80, 100)
     with all_statements() as statements:
@@ -255,12 +297,18 @@ def test_every_commit_is_bounded_and_others_come_between(log: EventLog, path: Pa
 
 
 CLEAN: Final = """
-import sys
+import os, sys, time
 from datetime import datetime
 from orch_events import EventLog
+
+def progress(_):
+    while os.path.exists(sys.argv[3]):
+        time.sleep(0.01)
+
 with EventLog(sys.argv[1]) as log:
-    print(log.cleanup(older_than=datetime.fromisoformat(sys.argv[2])))
+    print(log.cleanup(older_than=datetime.fromisoformat(sys.argv[2]), progress=progress))
 """
+"""It pauses, between two commits, as long as a file is there."""
 
 
 @pytest.mark.long
@@ -270,38 +318,49 @@ def test_a_million_of_more_go_beside_a_writer(path: Path) -> None:
         cutoff = datetime.now(timezone.utc)
         store(path, [Row("young", "x", -timedelta(days=9000))] * 200_000)
         before = path.stat().st_size
-        waits: list[float] = []
         acked: list[int] = []
-        phase = threading.Event()
         stop = threading.Event()
-        alone: list[float] = []
+        waits: list[float] = []
+        pause = path.with_name("pause")
 
         def write() -> None:
             while not stop.is_set():
                 began = time.perf_counter()
                 acked.append(log.insert_event("live", None, "step_heartbeat", {"n": len(acked)}))
-                (waits if phase.is_set() else alone).append(time.perf_counter() - began)
+                waits.append(time.perf_counter() - began)
                 time.sleep(0.002)
 
         seen: list[int] = []
         reading = start(lambda: seen.extend(e.event_id for e in log.follow_events("live", stop=stop)))
         writing = start(write)
-        time.sleep(5)
-        phase.set()
-        began = time.perf_counter()
-        command = [sys.executable, "-c", CLEAN, str(path), cutoff.isoformat()]
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-        took = time.perf_counter() - began
-        assert done.returncode == 0 and "events=1000000, tasks=800" in done.stdout, done
+        command = [sys.executable, "-c", CLEAN, str(path), cutoff.isoformat(), str(pause)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        beside: list[float] = []  # the p99 of the acks of each phase; and in between, of those while it pauses
+        alone: list[float] = []
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            wait_until(lambda: len(ids(path)) < 1_200_000)
+            while process.poll() is None:
+                for seconds, p99 in ((2, beside), (0.5, alone)):
+                    first = len(waits)
+                    time.sleep(seconds)
+                    times = sorted(waits[first:]) or [seconds]
+                    if process.poll() is None:
+                        p99.append(times[len(times) * 99 // 100])
+                    if p99 is beside:
+                        pause.touch()
+                    time.sleep(0.1)
+                pause.unlink()
+            done = process.stdout.read() if process.stdout else ""
+        assert "events=1000000, tasks=800" in done, done
         wait_until(lambda: len(seen) >= len(acked) - 5)
         stop.set()
         writing.result(PATIENCE)
         reading.result(PATIENCE)
-        p99 = [sorted(times)[len(times) * 99 // 100] * 1000 for times in (alone, waits)]
-        print(f"pruned in {took:.0f} s; p99 of an ack {p99[0]:.2f} ms alone, {p99[1]:.2f} ms beside it")
+        found = [median(times) * 1000 for times in (alone, beside)]
+        print(f"p99 of an ack, median of {len(beside)} phases: {found[0]:.2f} ms alone, {found[1]:.2f} ms beside it")
         assert ids(path) == {*range(1_000_001, 1_200_001), *acked}
         assert seen == acked[: len(seen)]
         assert path.stat().st_size < before * 0.3
         with pytest.raises(PrunedError):
             next(iter(log.follow_events(after_id=5)))
-        assert p99[1] < max(5 * p99[0], 20)
+        assert found[1] < 30 * found[0], "4 is usual; without the pauses between the commits it is 1,000"

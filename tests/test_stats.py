@@ -58,24 +58,43 @@ SELECT n + {hole} * (n > {half}), 't' || (n % 50), CASE abs(random()) % 10 WHEN 
     '{{"text":"' || hex(zeroblob(100)) || '"}}', '2026-01-01T00:00:00.000000+00:00' FROM k"""
 
 
-def big(path: Path, count: int) -> None:
-    """One event in ten a ``b``, of large payloads, with a hole of a quarter of the ids."""
+def big(path: Path, count: int, hole: int) -> None:
+    """One event in ten a ``b``, of large payloads, with a hole in the ids."""
     with EventLog(path) as log, closing(sqlite3.connect(path, isolation_level=None)) as connection:
         log.flush()
         connection.execute("PRAGMA synchronous = OFF")
-        connection.execute(BIG.format(count=count, hole=count // 3, half=count // 2))
+        connection.execute(BIG.format(count=count, hole=hole, half=count // 10))
 
 
-def test_of_many_a_sample_is_taken(path: Path) -> None:
-    big(path, 150_000)
+@pytest.mark.parametrize("hole", [50_000, 50_000_000])
+def test_of_many_a_sample_is_taken(path: Path, hole: int) -> None:
+    big(path, 150_000, hole)
     with EventReader(path) as reader, all_statements() as statements:
         found = reader.stats()
         assert asyncio.run(reader.stats_async()).events == found.events == 150_000
-    assert 5_000 < found.sampled <= 10_000
+    assert 5_000 < found.sampled <= 11_000
     assert found.event_types["b"] == pytest.approx(15_000, rel=0.2)
     assert sum(found.event_types.values()) == pytest.approx(150_000, abs=5)
     assert not any("payload_json" in statement for statement in statements)
     assert found.tasks == {"unknown": 50}
+
+
+def test_what_is_thin_weighs_little(path: Path) -> None:
+    big(path, 150_000, 105_000)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE events SET event_type = 'thin', id = -id WHERE id <= 15000")
+        connection.execute("UPDATE events SET id = id * -8 WHERE id < 0")
+    with EventReader(path) as reader:
+        assert reader.stats().event_types["thin"] == pytest.approx(15_000, rel=0.3)
+
+
+def test_a_hole_belongs_to_no_day(log: EventLog, path: Path) -> None:
+    now = datetime.now(timezone.utc)
+    rows = [("t", "x", (now - timedelta(days=days)).isoformat()) for days in range(20, -1, -1) for _ in range(100)]
+    insert(path, [("lost", "task_started", rows[0][2]), *rows, ("t", "task_completed", rows[-1][2])])
+    log.cleanup(older_than=timedelta(days=3))
+    days = [f"{now - timedelta(days=days):%Y-%m-%d}" for days in range(8, -1, -1)]
+    assert log.stats(days=9).days == dict(zip(days, [0] * 6 + [100, 100, 101]))
 
 
 def stats(path: Path, *words: str) -> tuple[int, str, str]:
@@ -98,6 +117,14 @@ def test_on_the_command_line(path: Path) -> None:
         assert screen.end() == 0
     status, stdout, stderr = stats(path.with_name("none.db"))
     assert (status, stdout, stderr.count("\n")) == (1, "", 1)
+
+
+def test_where_stdout_is_not_utf_8(path: Path) -> None:
+    big(path, 101_000, 0)
+    with EventLog(path) as log:
+        log.insert_event("t", None, "x", {})
+    shown = outcome("--db", path, "stats", PYTHONIOENCODING="latin-1")[1]
+    assert "  ~ " in shown and f"  {'#' * 40}  " in shown and "\\" not in shown
 
 
 def test_of_an_empty_log(log: EventLog, path: Path) -> None:
