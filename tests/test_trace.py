@@ -3,19 +3,24 @@
 of its own, in ``.ci/browser``.
 """
 
+import inspect
 import json
 import os
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeAlias
 
 import pytest
 
 from orch_events import Event, EventLog
+from orch_events.cli._chrome import chrome
+from orch_events.cli._html import page
 from orch_events.cli._timeline import Trace
 
 from .helpers import execute
@@ -107,7 +112,7 @@ cycle 1                      0s     30s  30s   ├──────────
 cycle 2                      30s    30s  0s                                        │
 └─ plan           lost       30s    ?    0s                                        ░  sandbox_denied
 
-! error: missing_end: plan: nothing tells how it ended; last heard of after 30s
+! error: missing_end: plan, cycle 2: nothing tells how it ended; last heard of after 30s
 """
 
 
@@ -233,6 +238,49 @@ def test_what_is_odd_has_a_name_and_a_severity(told: list[Told], expected: list[
     assert all(one.explanation and "{" not in one.explanation and "\n" not in one.explanation for one in found)
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_where_there_are_several_cycles_what_is_odd_tells_its_own(several: bool) -> None:
+    traced, told = Trace("t"), list[Told]()
+    for cycle in (1, 3)[: 1 + several]:
+        told.append((cycle, "cycle_started", {"cycle": cycle}))
+        told.append((cycle, "heartbeat", {"item": "a", "output_state": "low_output"}))
+        told.append((cycle, "finished", {"item": "a", "success": False}))
+    for one in events(told):
+        traced.fold(one)
+    expected = ["s a, cycle 1", "s a, cycle 3"] if several else ["s a"]
+    assert [one.where for one in traced.anomalies(EPOCH.timestamp())] == expected
+    said = Page(page(traced, EPOCH.timestamp())).text
+    assert [said.count(f"{where} low output: ") for where in expected] == [1] * len(expected)
+    assert [said.count(f"failed {where} ") for where in expected] == [1] * len(expected)
+
+
+@pytest.mark.parametrize("gone", [0, 1, 16])
+def test_that_a_cleanup_has_deleted_events_is_said(db: Path, tmp_path: Path, gone: int) -> None:
+    said = f"{gone} earlier event{' was' if gone == 1 else 's were'} deleted by a cleanup"
+    told = [*((number, "heartbeat", dict[str, object]()) for number in range(18)), (18, "task_completed", {})]
+    record(db, *told)
+    if gone:
+        with EventLog(db) as log:
+            assert log.cleanup(keep_last=len(told) - gone).events == gone
+    trace(db, "t", "--html", tmp_path / "page.html")
+    html = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    chrome_file = json.loads(trace(db, "t", "--format", "chrome"))
+    check_trace_events(chrome_file)
+    for text in (html, trace(db, "t"), json.dumps(chrome_file.get("otherData"))):
+        assert (said in text, "cleanup" in text) == (gone > 0, gone > 0), text
+    assert json.loads(trace(db, "t", "--json"))["pruned"] == gone
+
+
+def test_of_a_run_without_a_start_its_duration_tells_the_beginning(db: Path) -> None:
+    record(db, (100, "finished", {"duration_ms": 90_000, "cycle": 1}), (100, "task_completed", {}))
+    document = json.loads(trace(db, "t", "--json"))
+    (cycle,) = document["cycles"]
+    for one in (document, cycle, *cycle["steps"]):
+        assert (one["started_at"], one["duration_ms"]) == ("2026-01-02T00:00:10.000000+00:00", 90_000)
+    found = check_trace_events(json.loads(trace(db, "t", "--format", "chrome")))
+    assert [one["dur"] for one in found if one["ph"] == "X"] == [90_000_000] * 2
+
+
 def test_times_that_are_none_and_payloads_that_are_none_end_nothing(db: Path, tmp_path: Path) -> None:
     record(db, *BUILD)
     usual = "2026-01-02T00:00:00.000000+00:00"
@@ -245,7 +293,9 @@ def test_times_that_are_none_and_payloads_that_are_none_end_nothing(db: Path, tm
         execute(db, f"UPDATE events SET created_at = {created} WHERE id % 3 = 1")
         execute(db, "UPDATE events SET payload_json = '{' WHERE id = 3")
         for words in (["--format=chrome"], [], ["--html", tmp_path / "page.html"]):
-            trace(db, "t", *words)
+            shown = trace(db, "t", *words)
+            if words == ["--format=chrome"]:
+                check_trace_events(json.loads(shown))
         started = json.loads(trace(db, "t", "--json"))["started_at"]
         assert started == first
 
@@ -260,7 +310,7 @@ def test_the_document_has_what_its_description_says(db: Path) -> None:
     record(db, *BUILD)
     document = json.loads(trace(db, "t", "--json"))
     assert trace(db, "t", "--format", "json") == trace(db, "t", "--json")
-    named = {"task_id", "status", "reason", "finished", "events", "last_event_id", "cycles", "anomalies"}
+    named = {"task_id", "status", "reason", "finished", "events", "last_event_id", "pruned", "cycles", "anomalies"}
     assert set(document) == named | TIMES
     assert document["started_at"] == "2026-01-02T00:00:00.000000+00:00"
     assert (document["ended_at"], document["duration_ms"]) == ("2026-01-02T00:00:40.000000+00:00", 40_000)
@@ -354,6 +404,47 @@ def test_the_file_for_trace_viewers_is_in_their_format(db: Path) -> None:
     assert struck[-1][:2] == ("task_failed", "p")
     (plan,) = (one for one in found if one["name"] == "plan" and one["args"].get("agent") == "ann")
     assert (plan["cname"], plan["args"]["status"], plan["args"]["exit_code"]) == ("good", "succeeded", 0)
+
+
+def instructions(action: Callable[[], object]) -> int:
+    """How many instructions of the package `action` takes."""
+    count = 0
+
+    def tell(frame: FrameType, kind: str, _: object) -> Callable[..., Any] | None:
+        nonlocal count
+        count += kind == "opcode"
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return tell if "orch_events" in frame.f_code.co_filename else None
+
+    before, own = sys.gettrace(), inspect.currentframe()
+    assert own is not None
+    own.f_trace_opcodes = True  # CPython 3.12 looks when tracing begins whether any frame wants to hear of them
+    sys.settrace(tell)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def unended(count: int, *kinds: str) -> list[Told]:
+    """Runs of one step at once, each in a cycle and a process of its own, and then what ends them."""
+    told = list[Told]()
+    for number in range(count):
+        told.extend((number, kind, {"cycle": number, "pid": number}) for kind in ("cycle_started", *kinds))
+    for number in (*range(0, count, 3), *range(count - 1, -1, -3)):
+        told.append((count, "finished", {"pid": number}))
+    return told
+
+
+@pytest.mark.parametrize("kinds", [["started"], ["started", "spawned"], ["spawned"]])
+def test_four_times_as_many_runs_at_once_are_four_times_the_work(kinds: list[str]) -> None:
+    def work(count: int) -> int:
+        told = list(events(unended(count, *kinds)))
+        return instructions(lambda: list(chrome(Trace("t"), told, lambda: EPOCH.timestamp() + count)))
+
+    few, many = work(200), work(800)
+    assert 3.5 < many / few < 5
 
 
 # --------------------------------------------------------------------------------------------------------------- a page

@@ -148,6 +148,11 @@ BEATS: list[Told] = [
         pytest.param(BEATS, 6, id="learned"),
         pytest.param(BEATS[:3], 6, id="learned-from-the-first"),
         pytest.param(BEATS[:2], 30, id="nothing-learned"),
+        pytest.param([*BEATS[:2], (0.25, "heartbeat", {})], 30, id="nothing-learned-from-one-at-once"),
+        pytest.param([(0, "started", {}), (0.25, "heartbeat", {})], 30, id="nor-without-a-process"),
+        pytest.param([(0, "spawned", {"pid": 1, "heartbeat_secs": 60})], 180, id="promised"),
+        pytest.param([(0, "spawned", {"pid": 1, "heartbeat_secs": 0.5})], 1.5, id="promised-soon"),
+        pytest.param([(0, "spawned", {"pid": 1, "heartbeat_secs": "x"})], 30, id="promised-nonsense"),
         pytest.param(BEATS[:1], None, id="promised-none"),
         pytest.param([*BEATS, (9, "heartbeat", {})], 15, id="one-delayed"),
         pytest.param([*BEATS, (9, "heartbeat", {}), (11, "heartbeat", {})], 10.5, id="delay-half-forgotten"),
@@ -401,20 +406,20 @@ def test_a_killed_run_is_lost_after_three_heartbeats_and_no_sooner(db: Path) -> 
         assert "task t  cancelled  " in watch.screen.text() and "end not recorded" in watch.screen.text()
 
 
-@pytest.mark.parametrize("end", ["ctrl-c", "SIGTERM", "SIGHUP", "deleted"])
+@pytest.mark.parametrize("end", ["ctrl-c", "ctrl-\\", "SIGTERM", "SIGHUP", "deleted"])
 def test_the_terminal_is_left_as_it_was_found(db: Path, end: str) -> None:
     with EventLog(db) as log, terminal("--db", db, "watch", "t") as watch:
         log.insert_event("t", None, "step_started", {"step": "s"})
         watch.wait_for("s  ", "running")
         assert (watch.screen.alternate, watch.screen.cursor_shown) == (True, False)
         last = watch.screen.text()
-        if end == "ctrl-c":
-            watch.type(b"\x03")
+        if end.startswith("ctrl"):
+            watch.type(b"\x03" if end == "ctrl-c" else b"\x1c")
         elif end == "deleted":
             db.rename(f"{db}.moved")
         else:
             watch.process.send_signal(signal.Signals[end])
-        assert watch.end() == {"ctrl-c": 130, "SIGTERM": 143, "SIGHUP": 129, "deleted": 1}[end]
+        assert watch.end() == {"ctrl-c": 130, "ctrl-\\": 131, "SIGTERM": 143, "SIGHUP": 129, "deleted": 1}[end]
         shown = watch.screen.text()
         assert shown.startswith(last.split("\n")[0][:10]) and "\ns  " in shown
         assert ("deleted or replaced while being followed" in shown.replace("\n", "")) is (end == "deleted")
@@ -607,3 +612,38 @@ def test_events_follow(db: Path) -> None:
         code, printed, complaint = shown.end()
     assert (code, complaint) == (0, "")
     assert re.findall('"event_type":"(.*?)"', printed) == ["step_started", "step_heartbeat"]
+
+
+# ------------------------------------------------------------------------------- many at once, and ends without a start
+
+
+def test_of_many_runs_at_once_each_event_finds_its_own() -> None:
+    steps = Steps()
+    for number in range(200):
+        fold((number, "started", {"cycle": number}), (number, "spawned", {"pid": number}), steps=steps)
+    fold((200, "started", {}), (200, "started", {}), steps=steps)
+    for number in (*range(0, 200, 2), *range(199, 0, -2)):
+        fold((201, "finished", {"pid": number, "exit_code": number}), steps=steps)
+    assert [run.exit_code for run in steps.runs] == [*range(200), None, None]
+    fold((202, "spawned", {"pid": 5}), (202, "finished", {"exit_code": -1}), steps=steps)  # the nameless goes first
+    assert [run.exit_code for run in steps.runs[-2:]] == [-1, None]
+    fold((203, "heartbeat", {"pid": 7}), (203, "finished", {"pid": 5, "exit_code": 5}), steps=steps)
+    assert [(run.pid, run.exit_code) for run in steps.runs[-2:]] == [(None, -1), (5, 5)]
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([(100, "finished", {"duration_ms": 90_000})], 10),
+        ([(100, "timeout", {"duration_ms": 90_000})], 10),
+        ([(100, "finished", {})], 100),
+        ([(100, "finished", {"duration_ms": 90_000}), (101, "finished", {"duration_ms": 1})], 10),
+        ([(20, "started", {}), (100, "finished", {"duration_ms": 90_000})], 20),
+        ([(50, "task_started", {}), (100, "finished", {"duration_ms": 90_000})], 50),
+        ([(50, "task_failed", {}), (100, "finished", {"duration_ms": 90_000})], 10),
+        ([(50, "finished", {}), (60, "cycle_started", {"cycle": 2}), (100, "finished", {"duration_ms": 90_000})], 50),
+    ],
+)
+def test_without_a_start_the_duration_tells_it(events: list[Told], expected: float) -> None:
+    """But none before the task began, or before the end of the run before: durations are of another clock."""
+    assert fold(*events).runs[-1].started - EPOCH.timestamp() == expected

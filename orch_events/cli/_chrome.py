@@ -7,6 +7,7 @@ and incidents instants (``i``). Counters are written while events are read, so m
 Format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
 
+import heapq
 import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
@@ -18,6 +19,7 @@ from ._timeline import Row, Trace
 __all__ = ["chrome"]
 
 _PID: Final = 1  # not 0, which viewers take for the kernel's idle process
+_LATEST: Final = 2.0**53 - 1
 _FAILED: Final = "step_failed"
 _STRIKES: Final = {*INCIDENTS, _FAILED, EventType.STEP_TIMEOUT, EventType.STEP_STALL_KILLED, EventType.TASK_FAILED}
 _COLOURS: Final = {"succeeded": "good", "failed": "terrible", "lost": "bad", "skipped": "grey"}
@@ -45,7 +47,7 @@ def chrome(trace: Trace, events: Iterable[Event], clock: Callable[[], float]) ->
         if track is not None:
             yield "," + _line("M", "thread_name", tid=tid, args={"name": track})
             yield "," + _line("M", "thread_sort_index", tid=tid, args={"sort_index": tid})
-        took = max(0, _micros(row.ended) - _micros(row.started))  # of rounded times: rounding makes nothing overlap
+        took = max(0, _micros(row.ended) - _micros(row.started))
         if row.run is None:
             yield "," + _line("X", row.label, row.started, tid, cat="cycle", dur=took)
             continue
@@ -56,7 +58,7 @@ def chrome(trace: Trace, events: Iterable[Event], clock: Callable[[], float]) ->
     for kind, at, run in struck:
         whole: JsonObject = {"s": "p"} if run is None else {"s": "t", "args": {"step": run.label, "reason": run.reason}}
         yield "," + _line("i", kind, at, 1 if run is None else tids[run], cat="incident", **whole)
-    yield "]}"
+    yield "]" + (f',"otherData":{{"gap":{json.dumps(trace.gap)}}}' if trace.gap else "") + "}"
 
 
 def _placed(rows: Iterable[Row]) -> Iterator[tuple[Row, str | None, int]]:
@@ -64,7 +66,8 @@ def _placed(rows: Iterable[Row]) -> Iterator[tuple[Row, str | None, int]]:
 
     What overlaps is put on threads of its own: on one, slices may nest, but not cross (https://perfetto.dev/docs/faq).
     """
-    busy, tids, found = dict[str, list[float]](), dict[tuple[str, int], int](), list[tuple[str, Row]]()
+    busy, free, tids = dict[str, list[tuple[int, int]]](), dict[str, list[int]](), dict[tuple[str, int], int]()
+    found = list[tuple[str, Row]]()
     for row in rows:
         if row.run is not None:
             found.append((", ".join(name for name in (row.run.item, row.run.agent) if name) or "task", row))
@@ -72,20 +75,25 @@ def _placed(rows: Iterable[Row]) -> Iterator[tuple[Row, str | None, int]]:
             found.append(("cycles", row))
     found.sort(key=_start)
     for track, row in found:
-        ends = busy.setdefault(track, [])
-        lane = next((lane for lane, end in enumerate(ends) if end <= row.started), len(ends))
-        ends[lane : lane + 1] = [row.ended]
+        # Heaps, of the lanes in use by their ends and of the others: thousands of runs may go on at once. Times are in
+        # microseconds, as in the file: rounding makes nothing overlap.
+        ends, left, start = busy.setdefault(track, []), free.setdefault(track, []), _micros(row.started)
+        while ends and ends[0][0] <= start:
+            heapq.heappush(left, heapq.heappop(ends)[1])
+        lane = heapq.heappop(left) if left else len(ends)
+        heapq.heappush(ends, (max(start, _micros(row.ended)), lane))
         new = (track, lane) not in tids
         tid = tids.setdefault((track, lane), len(tids) + 1)
         yield row, (track if lane == 0 else f"{track} ({lane + 1})") if new else None, tid
 
 
-def _start(placed: tuple[str, Row]) -> float:
-    return placed[1].started
+def _start(placed: tuple[str, Row]) -> int:
+    return _micros(placed[1].started)
 
 
 def _micros(time: float) -> int:
-    return round(time * 1e6) if time == time else 0  # unless it is NaN
+    """What viewers can place: nothing before 1970, nothing beyond the integers that doubles hold, no NaN."""
+    return round(min(max(0.0, time * 1e6), _LATEST))  # in this order NaN becomes 0
 
 
 def _line(phase: str, name: str, at: float = 0.0, tid: int = 1, **more: JsonValue) -> str:

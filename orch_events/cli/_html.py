@@ -87,6 +87,7 @@ def page(trace: Trace, now: float) -> str:
     if since is not None and until is not None:
         same = since.date() == until.date()
         when = f"{since:%Y-%m-%d %H:%M:%S} to {until:{'' if same else '%Y-%m-%d '}%H:%M:%S} UTC"
+    notes = "".join(f"<p>{note}</p>" for note in (when, trace.gap) if note)
     facts = {"took" if steps.finished else "so far": span(end - begin), "steps": str(len(steps.runs))}
     facts |= {name: str(counts[name]) for name in _MARKS if counts[name]}
     issues, rows, table = ("".join(found) for found in (_issues(trace, now), _rows(trace, now), _table(trace, now)))
@@ -106,7 +107,7 @@ def page(trace: Trace, now: float) -> str:
 <title>{name}: {state}</title>
 <style>{_STYLE}</style>
 <main>
-<header><h1>{name}</h1><span class="pill {state}">{state}</span><p>{when}</p></header>
+<header><h1>{name}</h1><span class="pill {state}">{state}</span>{notes}</header>
 {"".join(shown)}
 <footer>{"" if steps.finished else "The task had not ended when this was written. "}Up to event {steps.last_id}.
 Written by orch-events {__version__}.</footer>
@@ -130,7 +131,7 @@ def _issues(trace: Trace, now: float) -> Iterator[str]:
             kind, name = ("failed", "failed") if run.outcome == "failed" else ("warning", "incident")
             cells = trace.cells(row, now)
             texts = " · ".join(text for text in (told(cells), cells["agent"], cells["took"]) if text)
-            yield item.format(kind, name, _text(run.label), _text(texts))
+            yield item.format(kind, name, _text(trace.where(run)), _text(texts))
     for odd in trace.anomalies(now):
         texts = f"{odd.name.replace('_', ' ')}: {odd.explanation}"
         yield item.format(odd.severity, odd.severity, _text(odd.where), _text(texts))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .. import Event, EventType, StepEvent, StepLogPaths
+from .. import Event, EventType, ObservedStepScope, StepEvent, StepLogPaths
 from .._events import TASK_STATUS, TERMINAL_EVENT_TYPES, instant, promoted_columns, step_event, step_log_paths
 
 __all__ = ["INCIDENTS", "Run", "Steps"]
@@ -36,7 +36,9 @@ _TOLD_OF_STEPS: Final = {*_BEGINS, *_ENDS, *INCIDENTS, EventType.STEP_HEARTBEAT}
 _BEATS_MISSED: Final = 3
 """So many intervals without a heartbeat, and a run counts as lost."""
 _USUAL_INTERVAL: Final = 10.0
-"""Seconds between heartbeats until a run's own have told: the default of ``run``, or what the task has had at most."""
+"""Seconds between heartbeats until a run has told: the default of ``run``, or what the task has had at most."""
+_AT_ONCE: Final = 1.0
+"""A first heartbeat sooner than this after the start, in seconds, tells nothing of the interval."""
 _FORGET: Final = 0.7
 """An interval counts as long as the longest of late, so that one late heartbeat alarms nobody; each shrinks that."""
 
@@ -54,7 +56,8 @@ class Run:
     latest: StepEvent
     """The newest event that tells how it is."""
     interval: float = 0.0
-    """Seconds between its heartbeats; 0 before the first."""
+    """Seconds between its heartbeats; 0 before the first, unless promised by ``heartbeat_secs``."""
+    scope: ObservedStepScope | None = None
     agent: str | None = None
     pid: int | None = None
     paths: StepLogPaths | None = None
@@ -87,8 +90,11 @@ class Steps:
         """When it was last heard of."""
         self._started = math.nan
         self._interval = _USUAL_INTERVAL
-        self._recent: dict[tuple[str, str | None], list[Run]] = {}
-        """Of each step and item, the runs that have not ended, and the newest."""
+        self._newest: dict[tuple[str, str | None], Run] = {}
+        """Of each step and item, the run that began last."""
+        self._going: dict[tuple[str, str | None, int | str | None], list[Run]] = {}
+        """Of each step and item, the runs of each process, those still without one (``None``), and all (``""``), the
+        latest last. Who has left is removed when it comes to light: a step may have thousands without an end."""
 
     def fold(self, event: Event) -> Run | None:
         """Take in the next event; the run it is about, if any."""
@@ -106,16 +112,24 @@ class Steps:
             struck: Steps | Run = self if run is None else run
             struck.incident = event.event_type
         elif run is not None:
+            run.scope = told.step_scope or run.scope
             run.agent = told.agent_id or run.agent
             run.reason = told.reason or run.reason
-            run.pid = run.pid if told.pid is None else told.pid
+            if told.pid not in (None, run.pid):
+                run.pid = told.pid
+                self._going.setdefault((run.step, run.item, run.pid), []).append(run)
             run.exit_code = code if type(code := fields.get("exit_code")) is int else run.exit_code
             if event.event_type in _BEGINS:
                 run.paths = step_log_paths(payload) or run.paths
+                promised = fields.get("heartbeat_secs")
+                if isinstance(promised, (int, float)) and promised > 0:
+                    run.interval = promised
             if event.event_type in _ENDS:
                 run.outcome = _ENDS[event.event_type] if told.success is None else _SUCCESS[told.success]
             elif event.event_type == EventType.STEP_HEARTBEAT:  # the first comes an interval after the start
-                run.interval = max(self.seen - run.seen, run.interval * _FORGET)
+                gap = self.seen - run.seen
+                usual = run.interval * _FORGET if run.interval else 0.0 if gap >= _AT_ONCE else self._interval
+                run.interval = max(gap, usual)
                 self._interval = max(self._interval, run.interval)
             if run.outcome is None or event.event_type in _ENDS:
                 run.latest, run.seen = told, self.seen
@@ -125,19 +139,27 @@ class Steps:
         """The run an event is about: one that goes on, best with its process; or the one just ended; or a new one."""
         if event.step is None or event.event_type not in _TOLD_OF_STEPS:
             return None
-        recent = self._recent.setdefault((event.step, event.task_item_id), [])
-        going = [run for run in recent if run.outcome is None]
-        if going and event.event_type != EventType.STEP_STARTED:
-            nameless = [run for run in going if run.pid is None]
-            return ([run for run in going if run.pid == event.pid] or nameless or going)[-1]
+        about = event.step, event.task_item_id
+        for pid in () if event.event_type == EventType.STEP_STARTED else (event.pid, None, ""):
+            going = self._going.get((*about, pid), [])
+            while going and (going[-1].outcome is not None or pid not in ("", going[-1].pid)):
+                going.pop()
+            if going:
+                return going[-1]
         # Within a cycle, a late heartbeat, or the end that follows a timeout, is about the run that has just ended.
-        if recent and recent[-1].cycle == self.cycle and event.event_type not in _BEGINS:
-            return recent[-1]
+        newest = self._newest.get(about)
+        if newest is not None and newest.cycle == self.cycle and event.event_type not in _BEGINS:
+            return newest
         if event.event_type in INCIDENTS:
             return None
-        run = Run(event.step, event.task_item_id, self.cycle, self.seen, self.seen, event)
+        began = self.seen
+        if event.event_type in _ENDS and event.duration_ms is not None:  # its start is not in the log
+            task = self._started if self.status == "running" else -math.inf
+            began = max(began - event.duration_ms / 1000, -math.inf if newest is None else newest.seen, task)
+        run = self._newest[about] = Run(*about, self.cycle, began, self.seen, event)
         self.runs.append(run)
-        recent[:] = [*going, run]
+        for pid in (None, ""):
+            self._going.setdefault((*about, pid), []).append(run)
         return run
 
     # -------------------------------------------------------------------------------------------- as of some moment
@@ -154,7 +176,7 @@ class Steps:
 
     def changes_in(self, now: float) -> float:
         """Seconds until the next run counts as lost, should no event come."""
-        going = (run for recent in self._recent.values() for run in recent if run.outcome is None)
+        going = (run for run in self.runs if run.outcome is None)
         return min((at - now for at in map(self._lost_at, going) if at > now), default=math.inf)
 
     def problem(self, run: Run, now: float) -> str | None:

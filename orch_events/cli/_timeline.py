@@ -7,7 +7,8 @@ still runs goes on until ``now``.
 
 `Trace.document` is what ``--json`` prints, and stays as it is but for new members:
 
-- ``task_id``, ``status``, ``reason``, ``finished`` (if not, this is the trace so far), ``events``, ``last_event_id``;
+- ``task_id``, ``status``, ``reason``, ``finished`` (if not, this is the trace so far), ``events``, ``last_event_id``,
+  ``pruned`` (how many events of the task a cleanup has deleted: what they told is missing here);
 - ``started_at``, ``ended_at``, ``duration_ms`` of the task, of each cycle and of each step: times as RFC 3339 in UTC;
   ``ended_at`` is null until the end; the duration then goes up to now, or to when it was last heard of;
 - ``cycles``, each with ``cycle`` (null for what ran in none) and ``steps``, the runs in the order they began: ``step``,
@@ -60,7 +61,7 @@ class _Anomaly(NamedTuple):
 def _anomaly(name: str, at: float, about: Run | int | None, *facts: str) -> _Anomaly:
     """About a run, a cycle, or the task as a whole."""
     run, cycle = (about, about.cycle) if isinstance(about, Run) else (None, about)
-    where = run.label if run is not None else "task" if cycle is None else f"cycle {cycle}"
+    where = "task" if cycle is None else f"cycle {cycle}"  # of a run, `Trace.where` tells
     severity, text = _ANOMALIES[name]
     return _Anomaly(name, where, at, cycle, run, severity, text.format(*facts))
 
@@ -108,8 +109,10 @@ class Row(NamedTuple):
 class Trace:
     """What happened in one task."""
 
-    def __init__(self, task_id: str) -> None:
+    def __init__(self, task_id: str, pruned: int = 0) -> None:
         self.task_id = task_id
+        self.pruned = pruned
+        """How many of its events were deleted."""
         self.steps = Steps()
         self.reason: str | None = None
         """Why the task ended as it did."""
@@ -132,8 +135,10 @@ class Trace:
         if kind == EventType.TASK_STARTED or kind in TERMINAL_EVENT_TYPES:
             reason = payload.get("reason") if isinstance(payload := event.payload, dict) else None
             self.reason = reason if isinstance(reason, str) else None
+        began = at if run is None else run.started  # of a run without a start in the log, before now
+        self._begin = min(self._begin, began)
         if kind == EventType.CYCLE_STARTED or (len(steps.runs) > known and steps.cycle not in self._latest):
-            self._latest[steps.cycle] = _Cycle(steps.cycle, at)
+            self._latest[steps.cycle] = _Cycle(steps.cycle, began)
             self._cycles.append(self._latest[steps.cycle])
         if run is not None:
             if len(steps.runs) > known:
@@ -163,10 +168,21 @@ class Trace:
         """When it all began."""
         return self._begin if self._begin < math.inf else 0.0
 
+    @property
+    def gap(self) -> str | None:
+        """What to say of deleted events, if there were any."""
+        many = "1 earlier event was" if self.pruned == 1 else f"{self.pruned} earlier events were"
+        return f"{many} deleted by a cleanup" if self.pruned else None
+
+    def where(self, run: Run) -> str:
+        """A run's name, and its cycle if there are several."""
+        return run.label if run.cycle is None or len(self._cycles) == 1 else f"{run.label}, cycle {run.cycle}"
+
     def extent(self, now: float) -> tuple[float, float]:
         """When it all began, and when it ended, or was last heard of, or now. Looks at every run."""
         begin = self.begin
         return begin, max(begin, self._end, now if self.steps.task_state(now) == "running" else begin)
+
     def _over(self, run: Run, now: float) -> float:
         """When a run ended, or was last heard of, or now."""
         return max(run.started, now if self.steps.state(run, now) == "running" else run.seen)
@@ -216,6 +232,7 @@ class Trace:
         for cycle in self._cycles:
             if not cycle.runs and cycle.number is not None and (self.steps.finished or cycle is not self._cycles[-1]):
                 found.append(_anomaly("empty_cycle", cycle.started, cycle.number))
+        found = [one if one.run is None else one._replace(where=self.where(one.run)) for one in found]
         return [one for name in _ANOMALIES for one in found if one.name == name]
 
     def _odd(self, now: float) -> Iterator[_Anomaly]:
@@ -254,7 +271,7 @@ class Trace:
         return {
             **{"task_id": self.task_id, "status": steps.task_state(now), "reason": self.reason},
             **{"finished": steps.finished, **_times(*self.extent(now), steps.finished)},
-            **{"events": self._events, "last_event_id": steps.last_id, "cycles": cycles},
+            **{"events": self._events, "last_event_id": steps.last_id, "pruned": self.pruned, "cycles": cycles},
             "anomalies": [
                 {
                     **{"name": one.name, "severity": one.severity, "step": None if one.run is None else one.run.step},
@@ -267,7 +284,7 @@ class Trace:
 
     def describe(self, run: Run, now: float) -> JsonObject:
         """A run, as in `document`."""
-        steps, beats, scope = self.steps, self._beats[run], observed_step_scope_label(run.latest.step_scope)
+        steps, beats, scope = self.steps, self._beats[run], observed_step_scope_label(run.scope)
         return {
             **{"step": run.step, "scope": scope, "item": run.item, "agent": run.agent, "status": steps.state(run, now)},
             **_times(run.started, self._over(run, now), run.outcome is not None),

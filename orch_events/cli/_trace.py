@@ -15,8 +15,8 @@ from contextlib import suppress
 from itertools import chain
 from typing import Final
 
-from .. import EventReader
-from ._arguments import Options, is_log, text
+from .._upkeep import has_pruned, read_pruned
+from ._arguments import Options, Reader, is_log, text
 from ._chrome import chrome
 from ._html import page
 from ._render import cut, printable, say, screen_width, span, table, tinted
@@ -59,14 +59,15 @@ def trace(parser: ArgumentParser, words: list[str]) -> int:
     options = parser.parse_args(words, _Options())
     if options.html is not None and is_log(options.html, options.db):
         parser.error("that FILE is the log")
-    seen = Trace(options.task)
-    with EventReader(options.db) as reader:
+    with Reader(options.db) as reader:
         events = reader.query_events(options.task)
         first = next(events, None)
         if first is None:
             say(f"no events of task {options.task!r}")
             return 1
-        events = chain((first,), events)
+        last, events = first.event_id, chain((first,), events)
+        _, gone = reader.ask(lambda db: read_pruned(db, options.task, last) if has_pruned(db) else (0, 0))
+        seen = Trace(options.task, gone)
         if options.format == "chrome":
             for line in chrome(seen, events, time.time):
                 print(line)
@@ -118,8 +119,9 @@ def _text(seen: Trace, now: float, columns: int | None) -> Iterator[str]:
     yield f"{name}  {tinted(state)}  {took}"
     since = list[str]() if at is None else [f"since {at:%Y-%m-%d %H:%M:%S} UTC"]
     yield cut(", ".join([*since, *(f"{count} {state}" for state, count in sorted(steps.counts(now).items()))]), width)
-    if seen.reason:
-        yield cut(printable(seen.reason), width)
+    for note in (seen.reason, seen.gap):
+        if note:
+            yield cut(printable(note), width)
     yield ""
     tree = list(seen.rows(now))
     cells = [seen.cells(row, now) for row in tree]
