@@ -104,6 +104,9 @@ def store(db: Path, task: str, payload: bytes, **columns: bytes) -> None:
         ("emit t e --payload [1]", "must be a JSON object"),
         ("emit t e --payload {", "must be a JSON object"),
         ("emit t e --jsonl x", "takes everything from the file"),
+        ("emit \udcff e", "argument TASK: invalid text value"),
+        ("emit t e --item \udcff", "argument --item: invalid text value"),
+        ("run --task t --step \udcff -- true", "argument --step: invalid text value"),
     ],
 )
 def test_bad_usage(db: Path, words: str, told: str) -> None:
@@ -125,7 +128,6 @@ def test_bad_usage(db: Path, words: str, told: str) -> None:
         ("emit t e", "folder", "not a regular file"),
         ("events t", "folder", "not a regular file"),
         ("tasks", "host.db", "no table 'events'"),
-        ("emit \udcff e", "log.db", "task_id: lone surrogate"),
         ("emit --jsonl no.jsonl", "log.db", "no.jsonl: No such file"),
         ("emit --jsonl log.db", "log.db", "this is the log itself"),
         ("tasks", "two\nlines\x1b.db", r"two\nlines\x1b.db"),
@@ -178,11 +180,13 @@ def test_help_and_version_and_a_vendored_copy(db: Path, tmp_path: Path) -> None:
         ("events t", "> /dev/full", "1"),
         ("tasks", "> /dev/full", "1"),  # so little that only the last flush fails
         ("events t --json", ">&-", "0"),
+        ("watch t", ">&-", "0"),
     ],
 )
 def test_nobody_reads_the_output(db: Path, words: str, into: str, status: str) -> None:
     with EventLog(db) as log:
         log.insert_events([("t", None, "e", {"text": "x" * 100})] * 5000)
+        log.insert_event("t", None, "task_completed", {})
     line = f"{{ {shlex.join(ARGV)} {words}; echo $? >&2; }} {into}"
     done = subprocess.run(["sh", "-c", line], env=environment(db), capture_output=True, text=True, timeout=PATIENCE)
     told = "orch-events: No space left on device\n" if "full" in into else ""

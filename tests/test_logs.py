@@ -175,6 +175,22 @@ def test_items_at_once_are_mixed_line_by_line(db: Path) -> None:
     )
 
 
+def test_a_line_whose_end_will_never_come_is_not_glued_to_another(db: Path) -> None:
+    with following(db) as shown, EventLog(db) as log:
+        a, b = Step(log, db.parent, "s", "a"), Step(log, db.parent, "s", "b")
+        a.write("a1\n")
+        b.write("b1\n")
+        shown.wait_for("s b | b1\n")
+        a.write("partial")
+        b.write("partial too")
+        b.write("?\n")
+        shown.wait_for("s b | partial too?\n")
+        a.stdout.write_text("anew\n")
+        shown.wait_for("s a | partial\ns a | anew\n")
+        finish(log)
+        assert shown.end()[0] == 0
+
+
 def test_a_line_without_end_is_not_kept_for_ever_while_lines_are_mixed(db: Path) -> None:
     with EventLog(db) as log:
         a, b = Step(log, db.parent, "s", "a"), Step(log, db.parent, "s", "b")

@@ -192,6 +192,8 @@ def test_heartbeats(db: Path) -> None:
     assert [beat["stdout_delta_bytes"] for beat in beats[:3]] == [100, 0, 0]
     pid = payload(db, "step_spawned")["pid"]
     assert {(beat["pid"], beat["pid_alive"], beat["step"]) for beat in beats} == {(pid, True, "sh")}
+    assert payload(db, "step_spawned")["heartbeat_secs"] == 0.15
+    assert payload(db, "step_finished")["pid"] == pid, "by which it is told apart from one beside it"
 
 
 FAMILY = "sleep 60 & echo $! > pids; echo $$ >> pids; mv pids family; wait; sleep 60"

@@ -24,7 +24,7 @@ from .._connection import open_for_writing, translated
 from .._payload import MAX_DEPTH, parse
 from .._reader import BUSY_TIMEOUT
 from .._upkeep import restore
-from ._arguments import Options, is_log
+from ._arguments import Options, is_log, text
 from ._render import Progress, say
 
 __all__ = ["emit"]
@@ -43,10 +43,10 @@ class _Options(Options):
 
 def emit(parser: ArgumentParser, words: list[str]) -> int:
     """Record one event and print its id, or record a file of them."""
-    parser.add_argument("task", metavar="TASK", nargs="?")
-    parser.add_argument("type", metavar="TYPE", nargs="?")
+    parser.add_argument("task", metavar="TASK", nargs="?", type=text)
+    parser.add_argument("type", metavar="TYPE", nargs="?", type=text)
     parser.add_argument("fields", metavar="key=value", nargs="*", help="a value is JSON if it can be, else a string")
-    parser.add_argument("--item", metavar="ID", help="the item the event is about")
+    parser.add_argument("--item", metavar="ID", type=text, help="the item the event is about")
     parser.add_argument("--payload", metavar="JSON", help="an object, to which key=value adds")
     parser.add_argument("--jsonl", metavar="FILE", help="record a file ('-' is stdin) as 'events --json' writes it")
     parser.add_argument("--restore", action="store_true", help="with the ids and times they had; not those still there")
@@ -69,8 +69,8 @@ def emit(parser: ArgumentParser, words: list[str]) -> int:
     return 0
 
 
-def _payload(text: str, fields: list[str]) -> JsonObject:
-    payload = _value(text)
+def _payload(given: str, fields: list[str]) -> JsonObject:
+    payload = _value(given)
     if not isinstance(payload, dict):
         raise ValueError("--payload must be a JSON object")
     for field in fields:

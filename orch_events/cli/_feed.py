@@ -38,6 +38,8 @@ class Feed:
                 self._queue.put(event)
                 while self._queue.qsize() > _AHEAD and not self._stop.wait(0.005):
                     pass
+                if self._stop.is_set():  # for nobody takes them any more
+                    break
         except BaseException as raised:
             error = raised
         self._queue.put(_End(error))

@@ -43,7 +43,7 @@ def logs(parser: ArgumentParser, words: list[str]) -> int:
     parser.epilog = (
         "Shows all there is; with -n or -f, the end of what the running steps have written, or else the latest one."
         " -f goes on until the task has ended (if nobody records its end, as with 'run --task', until Ctrl-C)."
-        " '==> step (stdout) <==' tells whose output follows, unless only one file is asked for. While several steps"
+        " '==> step (stdout) <==' tells whose output follows, unless, without -f, there is only one file. While several steps"
         " run, each line begins with its step and item instead. A terminal gets control characters as escapes, but"
         " for tabs and line ends; a file or a pipe gets every byte as it is."
     )
@@ -51,8 +51,9 @@ def logs(parser: ArgumentParser, words: list[str]) -> int:
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written, and the next steps")
     parser.add_argument("-n", "--lines", metavar="N", type=_lines, help="the last N lines, or 'all' (with -f: 10)")
     parser.add_argument("--step", metavar="NAME", help="only this step")
+    only = parser.add_mutually_exclusive_group()
     for stream in ("stdout", "stderr"):
-        parser.add_argument(f"--{stream}", dest="stream", action="store_const", const=stream, help=f"only {stream}")
+        only.add_argument(f"--{stream}", dest="stream", action="store_const", const=stream, help=f"only {stream}")
     options = parser.parse_args(words, _Options())
     steps = Steps()
     with EventReader(options.db, must_exist=not options.follow) as reader:

@@ -24,6 +24,8 @@ class Output:
         self.tail = Tail(path, lines=lines)
         self.line = b""
         """The beginning of a line, while lines of several runs are mixed."""
+        self.begun = 0
+        """`restarts` of the tail when that was read: after another one its rest will never come."""
         self.assign(run, stream)
 
     def assign(self, run: Run, stream: str) -> None:
@@ -88,9 +90,11 @@ class Outputs:
         if self._terminal is not None:
             text = printable_lines(output.tail.decode(data, final=final))
             data = text.encode(self._terminal, "backslashreplace")
-        data, output.line = output.line + data, b""
+        broken_off = output.line and output.begun != output.tail.restarts
+        data, output.line = output.line + (b"\n" if broken_off else b"") + data, b""
         if mixed:
             *lines, output.line = data.split(b"\n")
+            output.begun = output.tail.restarts
             if output.line and (final or len(output.line) > BLOCK):
                 lines.append(output.line)
                 output.line = b""

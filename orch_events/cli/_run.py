@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from .. import EventLog, EventType, OrchEventsError
-from ._arguments import Options, seconds
+from ._arguments import Options, seconds, text
 from ._child import Child, Output, Replay
 from ._heartbeat import Pulse
 from ._render import say
@@ -50,10 +50,10 @@ def run(parser: ArgumentParser, words: list[str]) -> int:
     """Run a command as a step; its exit code."""
     parser.usage = "%(prog)s [options] -- COMMAND ..."
     parser.epilog = "Exits as COMMAND does: 128+n on signal n. 124 after a timeout, 126 or 127 if it cannot be started."
-    parser.add_argument("--task", metavar="ID", help="the task it is a step of (default: a new one, for it alone)")
-    parser.add_argument("--step", metavar="NAME", help="the step's name (default: the command's)")
-    parser.add_argument("--item", metavar="ID", help="the item it is run for")
-    parser.add_argument("--agent", metavar="ID", help="the agent that runs it")
+    parser.add_argument("--task", metavar="ID", type=text, help="the task it is a step of (default: a new one, for it alone)")
+    parser.add_argument("--step", metavar="NAME", type=text, help="the step's name (default: the command's)")
+    parser.add_argument("--item", metavar="ID", type=text, help="the item it is run for")
+    parser.add_argument("--agent", metavar="ID", type=text, help="the agent that runs it")
     parser.add_argument("--timeout", metavar="SECS", type=seconds, help="end it after this long")
     parser.add_argument("--stall-timeout", metavar="SECS", type=seconds, help="end it after so long without output")
     parser.add_argument("--heartbeat", metavar="SECS", type=seconds, help="time between heartbeats (default: 10)")
@@ -85,13 +85,19 @@ class _Recorder:
         self._item_id = options.item
         agent = {} if options.agent is None else {"agent_id": options.agent}
         scope = "task" if options.item is None else "item"
-        self._step = {"step": options.step, "phase": options.step, "step_scope": scope, **agent}
+        step = {"step": options.step, "phase": options.step, "step_scope": scope, **agent}
+        self._step: dict[str, object] = {**step}
         self._pending: deque[Future[int]] = deque()
         self._complete = True
         self._log = EventLog(options.db)
 
     def step(self, event_type: str, payload: Mapping[str, object]) -> None:
         self._submit(self._item_id, event_type, {**self._step, **payload})
+
+    def spawned(self, pid: int, payload: Mapping[str, object]) -> None:
+        """From now on each event names the process: a step of the same name may run beside this one."""
+        self._step = {**self._step, "pid": pid}
+        self.step(EventType.STEP_SPAWNED, payload)
 
     def task(self, event_type: str, payload: Mapping[str, object]) -> None:
         self._submit(None, event_type, payload)
@@ -161,7 +167,7 @@ def _step(child: Child, options: _Options, recorder: _Recorder, output: Output) 
         say(f"{options.command[0]}: {reason}")
         return _End(EventType.STEP_FINISHED, _NOT_EXECUTABLE if found else _NOT_FOUND, reason)
     paths = {"stdout_path": _text(output.stdout_path), "stderr_path": _text(output.stderr_path)}
-    recorder.step(EventType.STEP_SPAWNED, {"pid": pid, **paths})
+    recorder.spawned(pid, {**paths, "heartbeat_secs": options.heartbeat})
 
     pulse = Pulse()
     started = grown_at = time.monotonic()
@@ -182,7 +188,7 @@ def _step(child: Child, options: _Options, recorder: _Recorder, output: Output) 
             return _End(EventType.STEP_TIMEOUT, _TIMED_OUT, f"not finished after {options.timeout:g} s")
         stalled = now >= grown_at + options.stall_timeout
         if stalled or now >= beat_at:
-            beat = {**pulse.beat(int(now - started), *size, child.returncode() is None), "pid": pid}
+            beat = pulse.beat(int(now - started), *size, child.returncode() is None)
             if stalled:
                 reason = f"no output for {options.stall_timeout:g} s"
                 recorder.step(EventType.STEP_STALL_KILLED, {**beat, "reason": reason})

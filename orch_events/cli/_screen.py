@@ -36,7 +36,8 @@ class Screen:
 
     def __enter__(self) -> Self:
         if sys.platform != "win32":
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGWINCH):
+            ending = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
+            for number in (*ending, signal.SIGTSTP, signal.SIGWINCH):
                 if cast("object", signal.getsignal(number)) is not signal.SIG_IGN:
                     self._restore.callback(signal.signal, number, signal.signal(number, self._note))
         _write(_ENTER)

@@ -38,7 +38,8 @@ def watch(parser: ArgumentParser, words: list[str]) -> int:
     parser.epilog = (
         "Exits with 0 when the task has completed, with 1 when it failed or was cancelled. A task whose end nobody"
         " records, as with 'run --task', is watched until Ctrl-C. A step without an end is lost when three of its"
-        " heartbeats are missing; before the first, when there has been none for 30 s."
+        " heartbeats are missing; before it is known how often they come, when there has been none for 30 s. Not on a"
+        " terminal: a line for each event of the well-known types, and for what needs attention."
     )
     latest = "the task (default: the most recently active one)"
     parser.add_argument("task", metavar="TASK", nargs="?", type=text, help=latest)
@@ -91,7 +92,7 @@ def _list(_task: str, steps: Steps, feed: Feed) -> None:
             if problem not in told:
                 print(f"! {problem}")
         told = set(problems)
-        sys.stdout.flush()
+        print(end="", flush=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- frames
@@ -146,7 +147,7 @@ def _row(steps: Steps, run: Run, now: float) -> tuple[str, ...]:
     state, told, details = steps.state(run, now), run.latest, list[str]()
     if state == "lost":
         details.append("end not recorded" if steps.finished else f"no heartbeat for {span(int(now - run.seen))}")
-    if told.pid is not None:
+    if told.pid is not None and run.outcome is None:
         details.append(f"pid {told.pid}{_ALIVE[told.pid_alive if state == 'running' else None]}")
     streams = ("out", told.stdout_bytes, told.stdout_delta_bytes), ("err", told.stderr_bytes, told.stderr_delta_bytes)
     for name, total, new in streams:
@@ -159,6 +160,6 @@ def _row(steps: Steps, run: Run, now: float) -> tuple[str, ...]:
     if run.exit_code:
         details.append(f"exit {run.exit_code}")
     details += [detail for detail in (run.reason, run.incident) if detail]
-    duration, scope = steps.duration(run, now), observed_step_scope_label(told.step_scope)
+    duration, scope = steps.duration(run, now), observed_step_scope_label(run.scope)
     ticking = span(int(duration) if state == "running" else duration)
     return run.step, scope, run.item or "", run.agent or "", state, ticking, ", ".join(details)
