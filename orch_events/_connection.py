@@ -217,6 +217,13 @@ def scalar(connection: sqlite3.Connection, sql: str, parameters: Row = ()) -> Ce
     return None if row is None else row[0]
 
 
+def check_order(after_id: int, last_id: Cell) -> int:
+    """`last_id` of a page that was to come after `after_id`; or whoever reads on from there would go in circles."""
+    if not isinstance(last_id, int) or last_id <= after_id:
+        raise sqlite3.DatabaseError("ids out of order; the file is damaged")
+    return last_id
+
+
 def data_version(connection: sqlite3.Connection) -> Cell:
     """A number that moves when any other connection commits."""
     return scalar(connection, "PRAGMA data_version")

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from itertools import chain, islice, repeat
 from typing import Final, NamedTuple, TypeAlias, cast
 
-from ._connection import PAGE_BYTES, Cell, Row, fetch_all, primary_code, scalar
+from ._connection import PAGE_BYTES, Cell, Row, check_order, fetch_all, primary_code, scalar
 from ._errors import PayloadError
 from ._events import STEP_EVENT_TYPES, Event, StepEvent, StepLogPaths, promoted_columns, step_event, step_log_paths
 from ._payload import SEPARATOR, check_text, encode, encode_many, parse_many, parse_or_none
@@ -239,7 +239,10 @@ def read_page(connection: sqlite3.Connection, selection: Selection, after_id: in
         finally:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, usual)
     columns = [cast("list[str]", json.loads(str(column))) for column in row[:-2]]
-    return Page(*cast("Page", (*columns, row[-2] or "", row[-1], limit)))
+    page = Page(*cast("Page", (*columns, row[-2] or "", row[-1], limit)))
+    if page.ids:
+        check_order(after_id, page.ids[-1])
+    return page
 
 
 def page_events(page: Page) -> list[Event]:

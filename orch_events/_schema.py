@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final
 
-from ._connection import Cell, enter_wal_mode, fetch_all, scalar
+from ._connection import Cell, check_order, enter_wal_mode, fetch_all, scalar
 from ._errors import LogNotFoundError, SchemaError
 from ._events import LOG_PATH_EVENT_TYPES, TASK_STATUS, promoted_columns
 from ._payload import parse_or_none
@@ -111,11 +111,11 @@ def schema_version(connection: sqlite3.Connection) -> int | None:
 
 
 def _backfill(connection: sqlite3.Connection) -> None:
-    last: Cell = 0
+    last = 0
     page = "SELECT id, CAST(payload_json AS TEXT) FROM events WHERE id > ? ORDER BY id LIMIT 1000"
     update = f"UPDATE events SET {', '.join(f'{name} = coalesce({name}, ?)' for name in _PROMOTED)} WHERE id = ?"
     while rows := fetch_all(connection, page, (last,)):
         values = [(parse_or_none(str(text)), row_id) for row_id, text in rows]
         promoted = [(*promoted_columns(value), row_id) for value, row_id in values if isinstance(value, dict)]
         connection.executemany(update, promoted)
-        last = rows[-1][0]
+        last = check_order(last, rows[-1][0])

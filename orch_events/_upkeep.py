@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Final, NamedTuple, cast
 
-from ._connection import Cell, fetch_all, is_transient, scalar
+from ._connection import Cell, check_order, fetch_all, is_transient, scalar
 from ._events import TERMINAL_EVENT_TYPES, Event, event_json, instant, promoted_columns
 from ._payload import parse_or_none
 from ._rows import COLUMNS, MAX_ID, PAGE_ROWS, WAS_PRUNED, Selection, page_events, read_last_id, read_page
@@ -60,7 +60,7 @@ def plan(connection: sqlite3.Connection, rules: Rules, after_id: int, count: int
     A negative id is that of a task's last event: the one that gives it its status goes when nothing else is left.
     """
     window = "SELECT max(id) FROM (SELECT id FROM events WHERE id > ? ORDER BY id LIMIT ?)"
-    end = cast("int | None", scalar(connection, window, (after_id, count))) or MAX_ID
+    end = check_order(after_id, scalar(connection, window, (after_id, count)) or MAX_ID)
     old, also_old = "1", "1"
     if (cutoff := rules.cutoff) is not None:
         text = cutoff.astimezone(timezone.utc).isoformat(timespec="microseconds")

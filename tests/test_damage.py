@@ -322,6 +322,20 @@ def test_ids_out_of_order_do_not_make_a_stream_endless(path: Path) -> None:
             assert "order" in str(error) or error.sqlite_errorname
 
 
+def test_ids_out_of_order_do_not_make_the_opening_of_an_old_file_endless(path: Path) -> None:
+    names = "id INTEGER PRIMARY KEY AUTOINCREMENT, task_id TEXT, task_item_id TEXT, event_type TEXT, payload_json TEXT"
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2500) SELECT i FROM n"
+    rows = f"SELECT NULL, 't', NULL, 'x', '{{\"n\":' || i || '}}', 'now' FROM ({numbers})"
+    execute(path, f"CREATE TABLE events({names}, created_at TEXT)", f"INSERT INTO events {rows}")
+    data = bytearray(path.read_bytes())
+    end = data.index(b'{"n":1000}')  # the last of a page
+    begin = data.rindex(bytes([0x80 | 1000 >> 7, 1000 & 0x7F]), end - 120, end)
+    data[begin : begin + 2] = b"\x80\x00"
+    path.write_bytes(data)
+    with pytest.raises(WriteError, match="out of order"):
+        start(lambda: EventLog(path)).result(PATIENCE)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_damaged_write_ahead_log_loses_the_end_and_nothing_else(tmp_path: Path, path: Path, seed: int) -> None:
     source = """
