@@ -376,7 +376,7 @@ def test_acks_come_to_a_loop_in_portions(path: Path) -> None:
     async def main() -> list[int]:
         portions, known = [], 0
         async with EventLog(path, queue_capacity=2000) as log:
-            appends = [asyncio.ensure_future(add(log, n)) for n in range(1500)]
+            appends = [asyncio.ensure_future(add(log, n)) for n in range(1000)]
             while known < len(appends):
                 await asyncio.sleep(0)
                 done = sum(append.done() for append in appends)

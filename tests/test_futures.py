@@ -147,7 +147,7 @@ def interrupt(*_):
 
 signal.signal(signal.SIGALRM, interrupt)
 hits = 0
-for n in range(60_000):
+for n in range(20_000):
     future, looks = LazyFuture(), n % 2
     try:
         signal.setitimer(signal.ITIMER_REAL, random.uniform(5e-6, 4e-5))
@@ -198,7 +198,7 @@ class Cycle:
     def __init__(self, path):
         self.itself, self.log = self, EventLog(path)
 
-for n in range(40):
+for n in range(20):
     gc.collect()
     gc.disable()
     cycle = Cycle(f"{sys.argv[1]}-{n}")

@@ -437,7 +437,10 @@ def unended(count: int, *kinds: str) -> list[Told]:
     return told
 
 
-@pytest.mark.parametrize("kinds", [["started"], ["started", "spawned"], ["spawned"]])
+BEGUN = [pytest.param(kinds, marks=pytest.mark.long) for kinds in (["started"], ["started", "spawned"])]
+
+
+@pytest.mark.parametrize("kinds", [["spawned"], *BEGUN])
 def test_four_times_as_many_runs_at_once_are_four_times_the_work(kinds: list[str]) -> None:
     def work(count: int) -> int:
         told = list(events(unended(count, *kinds)))
