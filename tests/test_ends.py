@@ -246,7 +246,10 @@ INSIDE: Final[dict[str, str]] = {
 """What a sink must not do: the commit it is told of would wait for itself."""
 
 
-@pytest.mark.parametrize("lead", ["insert_event(*event)", "submit_event(*event).result()", "submit_event(*event)"])
+WAITING = pytest.param("submit_event(*event).result()", marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("lead", ["insert_event(*event)", "submit_event(*event)", WAITING])
 @pytest.mark.parametrize("call", INSIDE.values(), ids=INSIDE)
 def test_a_sink_that_waits_for_its_own_commit_gets_an_error(tmp_path: Path, path: Path, call: str, lead: str) -> None:
     """With a bare ``submit_event``, mostly while the log is already being closed."""

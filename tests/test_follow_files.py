@@ -144,6 +144,7 @@ def test_a_file_that_goes_away_ends_it_with_an_error(
         assert follower.seen == seen, "and nothing of another file"
 
 
+@pytest.mark.long
 @NOT_WINDOWS
 def test_a_file_that_was_replaced_before_it_was_followed(path: Path, way: Way) -> None:
     """An old handle must not go on with the file that is gone; either answer will do but silence."""
@@ -161,7 +162,7 @@ def test_a_file_that_was_replaced_before_it_was_followed(path: Path, way: Way) -
 @NOT_WINDOWS
 @pytest.mark.usefixtures("waking")
 @pytest.mark.parametrize("waking", ["polling"], indirect=True)
-@pytest.mark.parametrize("tick", [0.001, 1.0], ids=["noticed", "not noticed yet"])
+@pytest.mark.parametrize("tick", [0.001, pytest.param(1.0, marks=pytest.mark.long)], ids=["noticed", "not noticed yet"])
 def test_who_still_follows_a_file_that_is_gone_is_no_harm_to_others(
     path: Path, way: Way, tick: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,7 +214,7 @@ LONG = pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "command", "ends"),
     [
-        (["--timeout", "0.4"], FAMILY, ["step_timeout"]),
+        pytest.param(["--timeout", "0.4"], FAMILY, ["step_timeout"], marks=LONG),
         pytest.param(
             ["--stall-timeout", "0.4"], BUSY_FIRST + FAMILY, ["step_stall_killed", "step_finished"], marks=LONG
         ),
