@@ -96,10 +96,11 @@ class Queries:
     ) -> Iterator[StepEvent]:
         """The task's step events so far, then each as it is committed, by this process or any other.
 
-        Each exactly once, in id order, starting after `after_id`; the task need not exist yet. Ends after
-        what there was when `stop` was set (noticed within 0.1 s), when no new event came for `timeout` seconds, or,
-        with `until_finished`, after what was recorded up to the task's end (completed, failed or cancelled, and not
-        started again). Raises `ReadError` when the file is deleted or replaced. An iterator left waiting holds no lock, snapshot or statement.
+        Each exactly once, in id order, starting after `after_id`; the task need not exist yet. Ends after what there
+        was when `stop` was set (noticed within 0.1 s), when no new event came for `timeout` seconds, or, with
+        `until_finished`, after what was recorded up to the task's end (completed, failed or cancelled, and not started
+        again). Raises `ReadError` when the file is deleted or replaced. An iterator left waiting holds no lock,
+        snapshot or statement.
         """
         selection = _checked(Selection(task_id, steps_only=True), after_id)
         return self._pool.follow(selection, page_step_events, after_id, stop, timeout, until_finished)

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Final, NamedTuple, cast
 
 from ._connection import Cell, check_order, fetch_all, is_transient, scalar
@@ -50,6 +50,7 @@ class Rules(NamedTuple):
     """What `plan` selects: the events of tasks that have ended, older than `cutoff`, but for each task's newest."""
 
     cutoff: datetime | None
+    """In UTC, whose text form sorts like that of the rows."""
     keep_last: int
     only_finished: bool
 
@@ -63,7 +64,7 @@ def plan(connection: sqlite3.Connection, rules: Rules, after_id: int, count: int
     end = check_order(after_id, scalar(connection, window, (after_id, count)) or MAX_ID)
     old, also_old = "1", "1"
     if (cutoff := rules.cutoff) is not None:
-        text = cutoff.astimezone(timezone.utc).isoformat(timespec="microseconds")
+        text = cutoff.isoformat(timespec="microseconds")
         old, also_old = _OLD.format("e.created_at", text), _OLD.format("x.created_at", text)
         encoding = str(scalar(connection, "PRAGMA encoding"))  # of a host's file it may be UTF-16
 

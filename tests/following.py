@@ -208,7 +208,7 @@ from orch_events import EventLog, EventReader, ForkedError
 
 path = sys.argv[1]
 BEAT, END = ("t", None, "step_heartbeat", {}), ("t", None, "task_completed", {})
-logging.getLogger("asyncio").setLevel(logging.ERROR)  # in debug mode it warns of callbacks that a busy machine made slow
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # in debug mode it tells of what a busy machine made slow
 
 def without_inotify():
     import ctypes

@@ -131,7 +131,7 @@ def test_a_host_may_have_chosen_another_encoding(path: Path, encoding: str) -> N
 UNUSABLE: Final[dict[str, tuple[str, ...]]] = {
     "a view": ("CREATE TABLE t(x)", "CREATE VIEW events AS SELECT x FROM t"),
     "another table": ("CREATE TABLE events(id INTEGER PRIMARY KEY, name TEXT)", "INSERT INTO events VALUES (1, 'x')"),
-    "ids apart from the row's": (REFERENCE[0].replace("INTEGER PRIMARY KEY AUTOINCREMENT", "INTEGER PRIMARY KEY DESC"),),
+    "ids not the rows'": (REFERENCE[0].replace("INTEGER PRIMARY KEY AUTOINCREMENT", "INTEGER PRIMARY KEY DESC"),),
     "text ids": (REFERENCE[0].replace("INTEGER PRIMARY KEY AUTOINCREMENT", "TEXT PRIMARY KEY"),),
     "newer": (
         *REFERENCE,

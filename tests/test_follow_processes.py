@@ -134,7 +134,8 @@ assert [next(follower).event_id for follower in parked] == [3, 3]
 reader.close()
 log.close()
 """
-    assert run_script(tmp_path, FORK + PROGRAM + source, path, options=(*FORKING, "-W", "ignore::ResourceWarning")) == ""
+    options = (*FORKING, "-W", "ignore::ResourceWarning")
+    assert run_script(tmp_path, FORK + PROGRAM + source, path, options=options) == ""
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ def logs(parser: ArgumentParser, words: list[str]) -> int:
     parser.epilog = (
         "Shows all there is; with -n or -f, the end of what the running steps have written, or else the latest one."
         " -f goes on until the task has ended (if nobody records its end, as with 'run --task', until Ctrl-C)."
-        " '==> step (stdout) <==' tells whose output follows, unless, without -f, there is only one file. While several steps"
-        " run, each line begins with its step and item instead. A terminal gets control characters as escapes, but"
-        " for tabs and line ends; a file or a pipe gets every byte as it is."
+        " '==> step (stdout) <==' tells whose output follows, unless, without -f, there is only one file. While several"
+        " steps run, each line begins with its step and item instead. A terminal gets control characters as escapes,"
+        " but for tabs and line ends; a file or a pipe gets every byte as it is."
     )
     parser.add_argument("task", metavar="TASK", type=text)
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written, and the next steps")

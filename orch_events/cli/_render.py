@@ -17,8 +17,8 @@ from itertools import chain, islice
 from typing import Final, cast
 
 __all__ = [
-    "Progress", "amount", "cut", "has_colour", "paint", "print_table", "printable", "printable_lines", "say", "screen_width",
-    "silence_stdout", "span", "table", "tinted",
+    "Progress", "amount", "cut", "drawn", "has_colour", "paint", "print_table", "printable", "printable_lines", "say",
+    "screen_width", "silence_stdout", "span", "table", "tinted",
 ]
 
 _SAMPLE: Final = 500
@@ -141,6 +141,12 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], like: Sequ
     """Print a table, as wide as the screen at most; if `like` gives its layout, each row as soon as it comes."""
     for line in table(titles, rows, screen_width(), like):
         print(line, flush=bool(like))
+
+
+def drawn(text: str, ascii_forms: dict[int, int]) -> str:
+    """`text` with its drawing characters, or where stdout is not Unicode with what stands for them."""
+    encoding = "utf-8" if sys.__stdout__ is None else sys.__stdout__.encoding
+    return text if encoding.lower().startswith("utf") else text.translate(ascii_forms)
 
 
 class Progress:

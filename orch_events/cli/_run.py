@@ -50,7 +50,8 @@ def run(parser: ArgumentParser, words: list[str]) -> int:
     """Run a command as a step; its exit code."""
     parser.usage = "%(prog)s [options] -- COMMAND ..."
     parser.epilog = "Exits as COMMAND does: 128+n on signal n. 124 after a timeout, 126 or 127 if it cannot be started."
-    parser.add_argument("--task", metavar="ID", type=text, help="the task it is a step of (default: a new one, for it alone)")
+    alone = "the task it is a step of (default: a new one, for it alone)"
+    parser.add_argument("--task", metavar="ID", type=text, help=alone)
     parser.add_argument("--step", metavar="NAME", type=text, help="the step's name (default: the command's)")
     parser.add_argument("--item", metavar="ID", type=text, help="the item it is run for")
     parser.add_argument("--agent", metavar="ID", type=text, help="the agent that runs it")
@@ -85,8 +86,8 @@ class _Recorder:
         self._item_id = options.item
         agent = {} if options.agent is None else {"agent_id": options.agent}
         scope = "task" if options.item is None else "item"
-        step = {"step": options.step, "phase": options.step, "step_scope": scope, **agent}
-        self._step: dict[str, object] = {**step}
+        named: dict[str, object] = {"step": options.step, "phase": options.step, "step_scope": scope}
+        self._step = {**named, **agent}
         self._pending: deque[Future[int]] = deque()
         self._complete = True
         self._log = EventLog(options.db)

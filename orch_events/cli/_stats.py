@@ -2,14 +2,13 @@
 """``stats``: the figures of a log, and a chart of its last days."""
 
 import json
-import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from .. import EventReader, Stats
 from ._arguments import Options, count
-from ._render import amount, print_table, printable, screen_width, tinted
+from ._render import amount, drawn, print_table, printable, screen_width, tinted
 
 __all__ = ["stats"]
 
@@ -35,19 +34,13 @@ def stats(parser: ArgumentParser, words: list[str]) -> int:
         members: dict[str, object] = found._asdict()
         print(json.dumps(members))
         return 0
-    about = _shown("≈ ") if found.sampled < found.events else ""
+    about = drawn("≈ ", _ASCII) if found.sampled < found.events else ""
     for name, value in _figures(found):
         print(f"{name:<8}  {value}")
     _print_counts("status", "tasks", found.tasks, "")
     _print_counts("type", "events", found.event_types, about)
     _print_days(found.days)
     return 0
-
-
-def _shown(text: str) -> str:
-    """`text` as stdout can show it."""
-    encoding = "utf-8" if sys.__stdout__ is None else sys.__stdout__.encoding
-    return text if encoding.lower().startswith("utf") else text.translate(_ASCII)
 
 
 def _figures(found: Stats) -> Iterator[tuple[str, str]]:
@@ -70,5 +63,5 @@ def _print_days(days: Mapping[str, int]) -> None:
     if most:
         print("\nday (UTC)")
     for day, number in days.items() if most else ():
-        bar = _shown("█" * (number * width // most) or "▏" * (number > 0))
+        bar = drawn("█" * (number * width // most) or "▏" * (number > 0), _ASCII)
         print(f"{day}  {tinted(bar, 'completed')}{' ' * (width - len(bar))}  {number:>10,}".rstrip())

@@ -19,7 +19,7 @@ from .._upkeep import has_pruned, read_pruned
 from ._arguments import Options, Reader, is_log, text
 from ._chrome import chrome
 from ._html import page
-from ._render import cut, printable, say, screen_width, span, table, tinted
+from ._render import cut, drawn, printable, say, screen_width, span, table, tinted
 from ._timeline import Row, Trace, moment, told
 
 __all__ = ["trace"]
@@ -80,9 +80,8 @@ def trace(parser: ArgumentParser, words: list[str]) -> int:
     elif options.format == "json":
         print(json.dumps(seen.document(now), separators=(",", ":")))
     else:
-        encoding = "utf-8" if sys.__stdout__ is None else sys.__stdout__.encoding
         for line in _text(seen, now, screen_width()):
-            print(line if encoding.lower().startswith("utf") else line.translate(_ASCII))
+            print(drawn(line, _ASCII))
     return 0
 
 
