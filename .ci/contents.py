@@ -13,16 +13,26 @@ from packaging.metadata import Metadata
 
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 ROOT_FILES = {"CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"}
-FIELDS = ("name", "version", "summary", "license_expression", "license_files", "requires_python", "keywords")
+FIELDS = (
+    "name",
+    "version",
+    "summary",
+    "license_expression",
+    "license_files",
+    "requires_python",
+    "keywords",
+)
 
 tracked = set(sys.stdin.read().splitlines())
 package = {name for name in tracked if name.startswith("orch_events/")}
 tested_with = {name for name in tracked if name.startswith(("tests/", "typings/"))}
-assert "orch_events/py.typed" in package and ROOT_FILES <= tracked and tested_with
+assert "orch_events/py.typed" in package and tracked >= ROOT_FILES and tested_with
 
 
 def same(what: str, found: set[str], expected: set[str]) -> None:
-    assert found == expected, f"{what}: lacks {sorted(expected - found)}, should not have {sorted(found - expected)}"
+    assert found == expected, (
+        f"{what}: lacks {sorted(expected - found)}, should not have {sorted(found - expected)}"
+    )
 
 
 (wheel_name,) = (name for name in sys.argv[1:] if name.endswith(".whl"))
@@ -38,10 +48,16 @@ same("sdist", found, package | tested_with | ROOT_FILES | {"PKG-INFO"})
 
 missing = [field for field in FIELDS if not getattr(metadata, field)]
 assert not missing, f"metadata: lacks {missing}"
-versions = {f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13, 14)}
+versions = {f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13, 14, 15)}
 assert {"Typing :: Typed"} | versions <= set(metadata.classifiers or ()), metadata.classifiers
-needs = [str(requirement) for requirement in metadata.requires_dist or () if "extra ==" not in str(requirement)]
+needs = [
+    str(requirement)
+    for requirement in metadata.requires_dist or ()
+    if "extra ==" not in str(requirement)
+]
 assert not needs, f"metadata: it depends on {needs}"
 described = (metadata.description_content_type, (metadata.description or "").strip())
-assert described == ("text/markdown", Path("README.md").read_text(encoding="utf-8").strip()), "it is not the README"
+assert described == ("text/markdown", Path("README.md").read_text(encoding="utf-8").strip()), (
+    "it is not the README"
+)
 print(f"{len(names)} files in the wheel, {len(found)} in the sdist")

@@ -16,8 +16,19 @@ import tempfile
 from pathlib import Path
 
 # Without those about background and sync, it looks up hosts of its own; as root it has no sandbox.
-FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync --disable-extensions --hide-scrollbars --remote-debugging-pipe""".split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+]
 WINDOWS = {"laptop": (1280, 800), "phone": (390, 844), "small-phone": (320, 568)}
 
 FACTS = """(() => {
@@ -62,9 +73,57 @@ return {
   colours: [getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color],
   touched: 'touched' in window,
 }})()"""
-COMPLAINTS = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Audits.issueAdded")
-ELEMENTS = set("""b body dd div dl dt em footer h1 h2 head header html i li main meta p rect section small span style
-svg table tbody td text th thead title tr ul""".split())
+# What is folded at first is unfolded for all other checks.
+UNFOLD = """(() => {
+const shown = [...document.querySelectorAll('.row, tr, li')].filter(e => e.checkVisibility()).length
+document.querySelectorAll('details').forEach(e => { e.open = true })
+return shown
+})()"""
+AT_FIRST_SIGHT = 250
+"""Rows of all kinds that a page may show before anything is unfolded."""
+COMPLAINTS = (
+    "Log.entryAdded",
+    "Runtime.consoleAPICalled",
+    "Runtime.exceptionThrown",
+    "Audits.issueAdded",
+)
+ELEMENTS = {
+    "b",
+    "body",
+    "dd",
+    "details",
+    "div",
+    "dl",
+    "dt",
+    "em",
+    "footer",
+    "h1",
+    "h2",
+    "head",
+    "header",
+    "html",
+    "i",
+    "li",
+    "main",
+    "meta",
+    "p",
+    "rect",
+    "section",
+    "small",
+    "span",
+    "style",
+    "summary",
+    "svg",
+    "table",
+    "tbody",
+    "td",
+    "text",
+    "th",
+    "thead",
+    "title",
+    "tr",
+    "ul",
+}
 
 
 class Browser:
@@ -78,7 +137,9 @@ class Browser:
 
         self.process = subprocess.Popen(
             [command, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            close_fds=False, preexec_fn=place, stderr=subprocess.DEVNULL,
+            close_fds=False,
+            preexec_fn=place,
+            stderr=subprocess.DEVNULL,
         )
         os.close(theirs), os.close(others)
         self.events: list[dict] = []
@@ -133,30 +194,46 @@ def check(browser: Browser, page: str, folder: Path, wanted: list[str]) -> None:
         for scheme in ("light", "dark"):
             browser.events.clear()
             browser("Emulation.setDeviceMetricsOverride", **size)
-            browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            browser(
+                "Emulation.setEmulatedMedia",
+                features=[{"name": "prefers-color-scheme", "value": scheme}],
+            )
             browser("Page.navigate", url=page)
             browser.wait_for("Page.loadEventFired")
-            facts = browser("Runtime.evaluate", expression=FACTS, returnByValue=True)["result"]["value"]
             picture = browser("Page.captureScreenshot", captureBeyondViewport=True)["data"]
             (folder / f"{name}-{scheme}.png").write_bytes(base64.b64decode(picture))
+            rows, facts = (
+                browser("Runtime.evaluate", expression=expression, returnByValue=True)["result"][
+                    "value"
+                ]
+                for expression in (UNFOLD, FACTS)
+            )
             told = [(event["method"], event.get("params")) for event in browser.events]
             faults = {
                 "not as wide as the window": facts["width"] != width,
                 "scrolls sideways": facts["sideways"] > 0,
+                "rows at first sight": rows > AT_FIRST_SIGHT and rows,
                 "labels not seen": sorted(set(wanted) - set(facts["labels"])),
-                "rows without a label, a bar, a duration, a tooltip":
-                    not facts["labels"] or {*facts["counts"], len(facts["labels"])} != {len(facts["labels"])},
+                "rows without a label, a bar, a duration, a tooltip": not facts["labels"]
+                or {*facts["counts"], len(facts["labels"])} != {len(facts["labels"])},
                 "elements it should not have": sorted(set(facts["elements"]) - ELEMENTS),
                 "handlers and addresses": facts["attributes"],
                 "a script ran": facts["touched"],
-                "requests": [what for method, what in told if method == "Network.requestWillBeSent"][1:],
+                "requests": [
+                    what for method, what in told if method == "Network.requestWillBeSent"
+                ][1:],
                 "complaints": [what for method, what in told if method in COMPLAINTS],
                 "cut off": facts["outside"],
                 "broken words": facts["broken"],
                 "too faint to read": facts["faint"],
-                "not the same at each width": colours.setdefault(scheme, facts["colours"]) != facts["colours"],
+                "not the same at each width": colours.setdefault(scheme, facts["colours"])
+                != facts["colours"],
             }
-            assert not any(faults.values()), (name, scheme, {what: fault for what, fault in faults.items() if fault})
+            assert not any(faults.values()), (
+                name,
+                scheme,
+                {what: fault for what, fault in faults.items() if fault},
+            )
             print(f"{name}, {scheme}: {len(facts['labels'])} rows seen, nothing asked for")
     assert not set(colours["light"]) & set(colours["dark"]), f"dark is as light: {colours}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``python -m orch_events``, under whatever name the package was vendored. Only starts the command line."""
+"""``python -m orch_events``, also under the name of a vendored copy. Only starts the command line."""
 
 import sys
 

@@ -67,7 +67,9 @@ def follow_async(queries: Queries) -> Follow:
         until_finished: bool = False,
     ) -> Iterator[Event]:
         return in_turn(
-            queries.follow_events_async(task_id, after_id=after_id, timeout=timeout, until_finished=until_finished)
+            queries.follow_events_async(
+                task_id, after_id=after_id, timeout=timeout, until_finished=until_finished
+            )
         )
 
     return follow
@@ -113,8 +115,8 @@ def watchers() -> list[threading.Thread]:
 @pytest.fixture(autouse=True)
 def nobody_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever a test does to its followers, the watchers end; sooner than usual, for there are many tests."""
-    for module in ("_wakeup", "_pool"):
-        monkeypatch.setattr(f"orch_events.{module}.TICK", 0.01)
+    for module in ("commit_watcher", "following"):
+        monkeypatch.setattr(f"orch_events._core.{module}.TICK", 0.01)
     before = watchers()
     yield
     deadline = time.monotonic() + PATIENCE / 6
@@ -126,12 +128,13 @@ def nobody_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def restless(monkeypatch: pytest.MonkeyPatch, nobody_stays: None) -> None:
     """A watcher looks hundreds of times within a short test."""
-    monkeypatch.setattr("orch_events._wakeup.TICK", 0.001)
+    monkeypatch.setattr("orch_events._core.commit_watcher.TICK", 0.001)
 
 
 def descriptors() -> list[str]:
     """What this process has open."""
-    folder, found = "/proc/self/fd", list[str]()
+    folder = "/proc/self/fd"
+    found = list[str]()
     for name in os.listdir(folder):
         try:
             found.append(os.readlink(f"{folder}/{name}"))
@@ -144,7 +147,9 @@ def ids(events: Iterable[Event | StepEvent]) -> list[int]:
     return [event.event_id for event in events]
 
 
-async def first(stream: AsyncIterator[Event], count: int, arrived: list[int] | None = None) -> list[int]:
+async def first(
+    stream: AsyncIterator[Event], count: int, arrived: list[int] | None = None
+) -> list[int]:
     """The ids of the first `count` events; leaves the rest. Each is added to `arrived` when it comes."""
     found: list[int] = []
     async for event in stream:
@@ -177,7 +182,7 @@ class Beside:
 
     def asleep(self) -> None:
         """Return once it waits for something to happen, or has ended."""
-        names = {"wait", "select", "poll"}
+        names = {"_rings", "select", "poll"}
         wait_until(lambda: self._end.done() or _running(self._thread) in names)
 
     def end(self, within: float = PATIENCE) -> list[int]:
@@ -203,7 +208,7 @@ def _running(thread: int) -> str:
 
 PROGRAM: Final = """
 import asyncio, gc, json, logging, os, random, signal, sys, threading, time, traceback
-import orch_events._wakeup
+import orch_events._core.commit_watcher
 from orch_events import EventLog, EventReader, ForkedError
 
 path = sys.argv[1]

@@ -12,21 +12,29 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from operator import attrgetter
 from pathlib import Path
 from textwrap import dedent
+from types import FrameType
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 from unittest.mock import patch
 
+import pytest
+
 from orch_events import EventLog
 
+from . import engines
+from .engines import Current
+
 T = TypeVar("T")
+Tracer: TypeAlias = Callable[[FrameType, str, Any], Any]
 NewEvent: TypeAlias = tuple[str, str | None, str, Mapping[str, object]]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+LIBRARY: Final = str(ROOT / "orch_events") + os.sep
 PATIENCE: Final = 60.0
 """Seconds after which something counts as hung. A guard, never a measure of speed."""
 
@@ -66,14 +74,36 @@ class Stored(NamedTuple):
 
 def stored(path: Path) -> list[Stored]:
     """Every event by id, read without the library; the file must be sound."""
-    with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        rows = connection.execute("SELECT id, task_id, event_type, payload_json FROM events ORDER BY id").fetchall()
-    return [Stored(i, task_id, event_type, json.loads(text)) for i, task_id, event_type, text in rows]
+    if Current.database is None:
+        assert outside(path, "PRAGMA integrity_check") == [("ok",)]
+    rows = outside(path, "SELECT id, task_id, event_type, payload_json FROM events ORDER BY id")
+    return [
+        Stored(i, task_id, event_type, json.loads(text)) for i, task_id, event_type, text in rows
+    ]
+
+
+def outside(
+    path: Path, sql: str, rows: Iterable[Sequence[object]] | None = None
+) -> list[tuple[Any, ...]]:
+    """Run a statement as some other program would, once or, in one transaction, for each row of values; what it gives.
+
+    On either engine: the log is a file or what stands for it.
+    """
+    if Current.database is not None:
+        return engines.run(Current.database.url_of(path), sql, rows)
+    with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection, connection:
+        if rows is not None:
+            connection.executemany(sql, rows)
+            return []
+        return connection.execute(sql).fetchall()
 
 
 def execute(path: Path, *statements: str) -> None:
-    """Run SQL on the file as some other program would."""
+    """Run SQL as some other program would."""
+    if Current.database is not None:
+        for statement in statements:
+            outside(path, statement)
+        return
     with closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as connection:
         for statement in statements:
             connection.execute(statement)
@@ -81,12 +111,18 @@ def execute(path: Path, *statements: str) -> None:
 
 def poison(kind: str = "ABORT") -> str:
     """SQL after which the database itself refuses events of type ``bad``."""
+    if Current.database is not None:
+        return engines.POISON
     return f"CREATE TRIGGER p BEFORE INSERT ON events WHEN new.event_type = 'bad' BEGIN SELECT raise({kind}, 'no'); END"
 
 
 @contextmanager
 def write_locked(path: Path) -> Iterator[None]:
     """Another connection holds the file's write lock while the body runs."""
+    if Current.database is not None:
+        with engines.write_locked(Current.database.url_of(path)):
+            yield
+        return
     with closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -94,7 +130,7 @@ def write_locked(path: Path) -> Iterator[None]:
 
 def write_connection(log: EventLog) -> sqlite3.Connection:
     """The connection a log writes through."""
-    connection = attrgetter("_writer._connection")(log)
+    connection = attrgetter("_queue._session._connection")(log)
     assert isinstance(connection, sqlite3.Connection)
     return connection
 
@@ -122,7 +158,10 @@ def together(*jobs: Callable[[], T]) -> list[T]:
             future.set_exception(error)
 
     futures = [Future[T]() for _ in jobs]
-    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in zip(jobs, futures, strict=True)]
+    threads = [
+        threading.Thread(target=run, args=pair, daemon=True)
+        for pair in zip(jobs, futures, strict=True)
+    ]
     for thread in threads:
         thread.start()
     results = [future.result(PATIENCE) for future in futures]
@@ -153,6 +192,56 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
+def interrupted_at_line(
+    number: int, scenario: Callable[[], object], interrupt: Callable[[], object]
+) -> bool:
+    """Run `scenario` with a call of `interrupt` before the n-th line of the library that it executes in this thread;
+    whether it has so many.
+
+    A signal handler of the host's, a finalizer or a trace function may run at just these moments. What `interrupt`
+    raises is raised there.
+    """
+    lines = 0
+
+    def trace_line(_frame: FrameType, event: str, _argument: object) -> Tracer | None:
+        nonlocal lines
+        if event == "line":
+            lines += 1
+            if lines == number:
+                interrupt()
+        return trace_line
+
+    def trace_call(frame: FrameType, _event: str, _argument: object) -> Tracer | None:
+        return trace_line if frame.f_code.co_filename.startswith(LIBRARY) else None
+
+    before = sys.gettrace()
+    sys.settrace(trace_call)
+    try:
+        scenario()
+    finally:
+        sys.settrace(before)
+    return lines >= number
+
+
+STEP: Final = pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.long)])
+"""Of the lines to interrupt: every so many in the default tests, all of them in the long ones."""
+
+
+def interrupted_at_each_line(
+    scenario: Callable[[], object], interrupt: Callable[[], object], step: int = 1
+) -> int:
+    """Run `scenario` again and again, interrupted at its first line, at its second (or, with a `step`, at some), and so
+    on; how often.
+
+    `scenario` must be repeatable and need not execute the same lines each time.
+    """
+    number = count = 1
+    while interrupted_at_line(number, scenario, interrupt):
+        number += step
+        count += 1
+    return count - 1
+
+
 def library_threads() -> list[threading.Thread]:
     """The library's own threads in this process."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("orch_events")]
@@ -166,12 +255,19 @@ class Gate:
         self.waiting = threading.Event()
         """Somebody arrived."""
 
-    def emit(self, _task: str, _item: str | None, _type: str, _payload: Mapping[str, object], /) -> None:
+    def emit(
+        self, _task: str, _item: str | None, _type: str, _payload: Mapping[str, object], /
+    ) -> None:
         self.waiting.set()
         assert self._open.wait(PATIENCE)
 
     def open(self) -> None:
         self._open.set()
+
+
+def python_path() -> str:
+    """PYTHONPATH of a child: the root, and what is on it already."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def run_script(
@@ -191,10 +287,20 @@ def run_script(
     """
     program = folder / "program.py"
     program.write_text(dedent(source))
-    command = [*wrapper, sys.executable, "-X", "dev", "-W", "error", *options, str(program), *map(str, arguments)]
+    command = [
+        *wrapper,
+        sys.executable,
+        "-X",
+        "dev",
+        "-W",
+        "error",
+        *options,
+        str(program),
+        *engines.spelled(arguments),
+    ]
     with subprocess.Popen(
         command,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": python_path()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -203,7 +309,9 @@ def run_script(
         try:
             printed, complaint = process.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGABRT)  # on which faulthandler, part of -X dev, prints the stacks
+            os.killpg(
+                process.pid, signal.SIGABRT
+            )  # on which faulthandler, part of -X dev, prints the stacks
             printed, complaint = process.communicate()
             raise AssertionError(f"hung; printed {printed!r}\n{complaint}") from None
     assert process.returncode == code, complaint

@@ -2,6 +2,7 @@
 """A terminal for tests: a real pty, whose other end is an emulator that knows what our commands may send, no more."""
 
 import fcntl
+import json
 import multiprocessing
 import os
 import pty
@@ -18,40 +19,63 @@ import warnings
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from orch_events.cli import main
+from orch_events.cli import COMMANDS, main
 
-from .helpers import PATIENCE, ROOT
+from .engines import spelled
+from .helpers import PATIENCE, python_path
 
 _TOKEN: Final = re.compile(r"\x1b\[(\?)?([\d;]*)([A-Za-z])|[\r\n\t]|[^\x00-\x1f\x7f-\x9f]")
 _UNFINISHED: Final = re.compile(r"\x1b(\[\??[\d;]*)?")
 
 # Makes the pty its controlling terminal, so that it gets SIGWINCH and Ctrl-C from it.
-_TAKE_TERMINAL: Final = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
+_TAKE_TERMINAL: Final = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 def command(*words: object) -> list[str]:
     """The command line of `orch-events WORDS`."""
-    return [sys.executable, "-X", "dev", "-W", "error", "-m", "orch_events", *map(str, words)]
+    return [sys.executable, "-X", "dev", "-W", "error", "-m", "orch_events", *spelled(words)]
 
 
 def environment(**more: str) -> dict[str, str]:
     """What our commands are run with: what may depend on the machine is fixed, or given in `more`."""
-    changing = ("NO_COLOR", "COLUMNS", "LINES", "PYTHONUNBUFFERED")
-    kept = {key: value for key, value in os.environ.items() if key not in changing}
-    return {**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm", "TZ": "UTC", "LC_ALL": "C.UTF-8", **more}
+    changing = ("NO_COLOR", "COLUMNS", "LINES", "PYTHONUNBUFFERED", "TRACEPARENT")
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in changing and not key.startswith("ORCH_EVENTS_")
+    }
+    return {
+        **kept,
+        "PYTHONPATH": python_path(),
+        "TERM": "xterm",
+        "TZ": "UTC",
+        "LC_ALL": "C.UTF-8",
+        **more,
+    }
+
+
+def shown_width(line: str) -> int:
+    """Columns of the screen that a line takes."""
+    return sum(map(_char_width, line))
+
+
+def _char_width(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 class Screen:
     """What a terminal shows."""
 
     def __init__(self, columns: int, lines: int) -> None:
-        self.columns, self.lines = columns, lines
+        self.columns = columns
+        self.lines = lines
         self.alternate = False
         self.cursor_shown = True
         self.wraps = True
@@ -65,7 +89,9 @@ class Screen:
 
     def text(self) -> str:
         """The lines, without the spaces and empty lines at their ends."""
-        return "\n".join("".join(row).rstrip() for row in self._buffers[self.alternate]).rstrip("\n")
+        return "\n".join("".join(row).rstrip() for row in self._buffers[self.alternate]).rstrip(
+            "\n"
+        )
 
     def feed(self, data: bytes) -> None:
         self._unread += self._decoder.decode(data)
@@ -163,12 +189,17 @@ class Terminal:
 
     def resize(self, columns: int, lines: int) -> None:
         """Make the window another size; the program gets SIGWINCH."""
-        self.screen.columns, self.screen.lines = columns, lines
+        self.screen.columns = columns
+        self.screen.lines = lines
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def type(self, keys: bytes) -> None:
         """Type on the keyboard."""
         os.write(self._ours, keys)
+
+    def edits_lines(self) -> bool:
+        """Whether keys reach a program line by line, as a shell leaves the terminal to it."""
+        return bool(termios.tcgetattr(self._ours)[3] & termios.ICANON)
 
     def read(self, within: float = 0.02) -> bool:
         """Take in what the program has written; whether there was anything."""
@@ -178,7 +209,11 @@ class Terminal:
         for piece in re.split(rb"(?<=\x1b\[[JK])", os.read(self._ours, 1 << 16)):
             self.screen.feed(piece)
             first = self.screen.text().split("\n")[0]
-            if self.screen.alternate and (first or self.first_rows != [""]) and first != self.first_rows[-1]:
+            if (
+                self.screen.alternate
+                and (first or self.first_rows != [""])
+                and first != self.first_rows[-1]
+            ):
                 self.first_rows.append(first)
             if piece.endswith(b"\x1b[J"):
                 self.frames.append(self.screen.text())
@@ -188,22 +223,38 @@ class Terminal:
         """Return what is shown, where there are frames the latest whole one, once that contains all of `texts`."""
         deadline = time.monotonic() + PATIENCE
         while True:
-            shown = self.screen.text() if not self.screen.alternate else self.frames[-1] if self.frames else ""
+            shown = (
+                self.screen.text()
+                if not self.screen.alternate
+                else self.frames[-1]
+                if self.frames
+                else ""
+            )
             if all(text in shown for text in texts) and condition():
                 return shown
-            assert time.monotonic() < deadline, f"waited in vain for {texts}; the screen shows:\n{shown}"
+            assert time.monotonic() < deadline, (
+                f"waited in vain for {texts}; the screen shows:\n{shown}"
+            )
             ended = self.process.poll() is not None
-            assert self.read() or not ended, f"ended with {self.process.returncode} without {texts}:\n{shown}"
+            assert self.read() or not ended, (
+                f"ended with {self.process.returncode} without {texts}:\n{shown}"
+            )
 
     def end(self) -> int:
         """Wait for the program's end, read all it wrote; its exit status. The terminal must be as it was found."""
         deadline = time.monotonic() + PATIENCE
         while self.process.poll() is None:
-            assert time.monotonic() < deadline, f"did not end; the screen shows:\n{self.screen.text()}"
+            assert time.monotonic() < deadline, (
+                f"did not end; the screen shows:\n{self.screen.text()}"
+            )
             self.read()
         while self.read(0.0):
             pass
-        assert (self.screen.alternate, self.screen.cursor_shown, self.screen.wraps) == (False, True, True)
+        assert (self.screen.alternate, self.screen.cursor_shown, self.screen.wraps) == (
+            False,
+            True,
+            True,
+        )
         assert termios.tcgetattr(self._ours) == self.modes_before
         return self.process.returncode
 
@@ -216,7 +267,9 @@ class Terminal:
 
 
 @contextmanager
-def terminal(*words: object, columns: int = 100, lines: int = 24, **more: str) -> Iterator[Terminal]:
+def terminal(
+    *words: object, columns: int = 100, lines: int = 24, **more: str
+) -> Iterator[Terminal]:
     """`orch-events WORDS` on a terminal; killed at the end of the body if it still runs."""
     shown = Terminal(command(*words), columns, lines, **more)
     try:
@@ -227,7 +280,9 @@ def terminal(*words: object, columns: int = 100, lines: int = 24, **more: str) -
 
 # What ends by itself is forked from a process that has imported all there is: 10 ms instead of 150.
 _PROCESSES: Final = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([__name__, "orch_events.cli"])
+_PROCESSES.set_forkserver_preload(
+    [__name__, *(f"orch_events.cli.commands.{name}" for name in COMMANDS)]
+)
 
 
 def _child(words: list[str], cwd: str, folder: str, variables: dict[str, str]) -> None:
@@ -243,16 +298,27 @@ def _child(words: list[str], cwd: str, folder: str, variables: dict[str, str]) -
     sys.exit(main(words))
 
 
-def outcome(*words: object, cwd: Path | None = None, stdin: bytes = b"", **more: str) -> tuple[int, str, str]:
+def outcome(
+    *words: object, cwd: Path | None = None, stdin: bytes = b"", **more: str
+) -> tuple[int, str, str]:
     """What becomes of `orch-events WORDS`: its exit status, and all it writes to stdout and stderr."""
-    if any(name.startswith(("PYTHON", "LC_")) for name in more):  # which only a new interpreter heeds
-        done = subprocess.run(command(*words), env=environment(**more), cwd=cwd, input=stdin, capture_output=True)
+    if any(
+        name.startswith(("PYTHON", "LC_")) for name in more
+    ):  # which only a new interpreter heeds
+        done = subprocess.run(
+            command(*words), env=environment(**more), cwd=cwd, input=stdin, capture_output=True
+        )
         return done.returncode, done.stdout.decode(), done.stderr.decode()
     with TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
         for file in files:
             file.write_bytes(stdin if file.name == "stdin" else b"")
-        arguments = (list(map(str, words)), os.fspath(cwd or Path.cwd()), folder, environment(**more))
+        arguments = (
+            spelled(words),
+            os.fspath(cwd or Path.cwd()),
+            folder,
+            environment(**more),
+        )
         process = _PROCESSES.Process(target=_child, args=arguments)
         process.start()
         process.join(PATIENCE)
@@ -261,8 +327,20 @@ def outcome(*words: object, cwd: Path | None = None, stdin: bytes = b"", **more:
         return process.exitcode, stdout, stderr
 
 
+def record_past(db: Path, *events: tuple[timedelta, dict[str, object]]) -> None:
+    """Record events so long ago, each given as members of its line; without them it is an "x" of the task "t"."""
+    now = datetime.now(UTC)
+    usual = {"task_id": "t", "event_type": "x", "payload": {}}
+    lines = [json.dumps({**usual, **event, "created_at": f"{now - age}"}) for age, event in events]
+    words = ("--db", db, "emit", "--jsonl", "-", "--keep-times")
+    code, _, complaint = outcome(*words, stdin="\n".join(lines).encode())
+    assert (code, complaint) == (0, "")
+
+
 @contextmanager
-def background(*words: object, cwd: Path | None = None, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
+def background(
+    *words: object, cwd: Path | None = None, **more: str
+) -> Iterator["subprocess.Popen[bytes]"]:
     """`orch-events WORDS` with its output in pipes; killed at the end of the body if it still runs."""
     with subprocess.Popen(
         command(*words),
@@ -291,7 +369,9 @@ class Piped:
         expected = expected if isinstance(expected, bytes) else expected.encode()
         deadline = time.monotonic() + PATIENCE
         while expected not in self.data:
-            ready = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]
+            ready = select.select(
+                [self.process.stdout], [], [], max(0.0, deadline - time.monotonic())
+            )[0]
             more = os.read(self.process.stdout.fileno(), 1 << 16) if ready else b""
             assert more, f"waited in vain for {expected!r}; there was only {self.data!r}"
             self.data += more

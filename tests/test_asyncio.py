@@ -13,9 +13,18 @@ from typing import Any, TypeVar
 
 import pytest
 
-from orch_events import EventLog, EventReader, LogClosedError, OrchEventsError, QueueFullError, WriteError
+from orch_events import (
+    EventLog,
+    EventReader,
+    LogClosedError,
+    OrchEventsError,
+    QueueFullError,
+    WriteError,
+)
 
 from .helpers import PATIENCE, Gate, execute, poison, stored, together, write_locked
+
+BOTH_ENGINES = True
 
 T = TypeVar("T")
 
@@ -25,7 +34,9 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     complaints: list[dict[str, Any]] = []
 
     async def watched() -> T:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: complaints.append(context)
+        )
         return await asyncio.wait_for(main, PATIENCE)
 
     result = asyncio.run(watched(), debug=debug)
@@ -41,20 +52,35 @@ async def add(log: EventLog, n: int, task_id: str = "t") -> int:
 def test_every_twin_does_what_its_original_does(path: Path) -> None:
     async def main() -> None:
         async with EventLog(path) as log:
-            assert await log.insert_event_async("t", "i", "step_started", {"step": "qa", "stdout_path": "out"}) == 1
-            assert await log.insert_events_async([("t", None, "step_finished", {"n": n}) for n in range(3000)]) == [
-                *range(2, 3002)
-            ]
+            assert (
+                await log.insert_event_async(
+                    "t", "i", "step_started", {"step": "qa", "stdout_path": "out"}
+                )
+                == 1
+            )
+            assert await log.insert_events_async(
+                [("t", None, "step_finished", {"n": n}) for n in range(3000)]
+            ) == [*range(2, 3002)]
             log.submit_event("u", None, "x", {})
             await log.flush_async()
-            assert [event.event_id async for event in log.query_events_async()] == list(range(1, 3003))
-            assert [event.event_id async for event in log.query_events_async("t", after_id=2999, limit=1)] == [3000]
+            assert [event.event_id async for event in log.query_events_async()] == list(
+                range(1, 3003)
+            )
+            assert [
+                event.event_id
+                async for event in log.query_events_async("t", after_id=2999, limit=1)
+            ] == [3000]
             async with EventReader(path) as reader:
                 for queries in (log, reader):
                     assert await queries.query_step_events_async("t") == log.query_step_events("t")
                     paths = await queries.query_latest_step_log_paths_async("t")
                     assert paths == log.query_latest_step_log_paths("t") == ("qa", "out", "")
-        for refused in (add(log, 1), log.flush_async(), log.insert_events_async([]), log.query_step_events_async("t")):
+        for refused in (
+            add(log, 1),
+            log.flush_async(),
+            log.insert_events_async([]),
+            log.query_step_events_async("t"),
+        ):
             with pytest.raises(LogClosedError):
                 await refused
 
@@ -110,7 +136,7 @@ def test_a_thousand_timeouts_never_upset_the_loop(path: Path, timeout: float) ->
     assert all(count == 1 for count in Counter(row.payload["n"] for row in rows).values())
 
 
-def test_who_is_cancelled_while_waiting_for_room_leaves_the_queue(path: Path) -> None:
+def test_a_call_cancelled_while_waiting_for_room_leaves_the_queue(path: Path) -> None:
     gate = Gate()
 
     async def main() -> None:
@@ -133,7 +159,9 @@ def test_who_is_cancelled_while_waiting_for_room_leaves_the_queue(path: Path) ->
     assert [row.payload["n"] for row in stored(path)] == [0, 1, 40]
 
 
-def test_a_failure_whose_waiter_was_cancelled_is_not_lost(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_failure_of_a_cancelled_append_is_not_lost(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         async with EventLog(path, busy_timeout=PATIENCE) as log:
             execute(path, poison())
@@ -147,7 +175,9 @@ def test_a_failure_whose_waiter_was_cancelled_is_not_lost(path: Path, caplog: py
             await log.flush_async()
 
     run(main())
-    assert [record.levelname for record in caplog.records if record.name == "orch_events"] == ["ERROR"]
+    assert [record.levelname for record in caplog.records if record.name == "orch_events"] == [
+        "ERROR"
+    ]
 
 
 def test_a_failure_told_in_the_very_turn_of_a_cancellation_is_not_lost(path: Path) -> None:
@@ -180,15 +210,14 @@ def test_a_failure_told_in_the_very_turn_of_a_cancellation_is_not_lost(path: Pat
 
 def test_a_loop_closed_with_acks_due_is_freed(log: EventLog) -> None:
     async def main() -> None:
-        tasks = [asyncio.ensure_future(add(log, n)) for n in range(10_000)]
+        tasks = [asyncio.ensure_future(add(log, n)) for n in range(3000)]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
-    loop = asyncio.new_event_loop()
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+    with asyncio.Runner() as runner:
         runner.run(main())
-    gone = weakref.ref(loop)
+        gone = weakref.ref(runner.get_loop())
     log.flush()
-    del loop, runner
+    del runner
     gc.collect()
     assert gone() is None
 
@@ -212,7 +241,9 @@ def test_a_loop_closed_with_appends_in_flight_does_not_stop_the_log(path: Path) 
     gc.collect()
 
 
-def test_a_failure_no_loop_can_hear_is_not_lost(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_no_loop_can_hear_is_not_lost(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with EventLog(path, busy_timeout=PATIENCE) as log:
         execute(path, poison())
         loop = asyncio.new_event_loop()
@@ -229,9 +260,16 @@ def test_a_failure_no_loop_can_hear_is_not_lost(path: Path, caplog: pytest.LogCa
 
 def test_one_log_serves_one_loop_after_another(log: EventLog, path: Path) -> None:
     async def main() -> list[int]:
-        return [*await asyncio.gather(*(add(log, n) for n in range(50))), *await log.insert_events_async([])]
+        return [
+            *await asyncio.gather(*(add(log, n) for n in range(50))),
+            *await log.insert_events_async([]),
+        ]
 
-    assert [run(main()) for _ in range(3)] == [[*range(1, 51)], [*range(51, 101)], [*range(101, 151)]]
+    assert [run(main()) for _ in range(3)] == [
+        [*range(1, 51)],
+        [*range(51, 101)],
+        [*range(101, 151)],
+    ]
     assert len(stored(path)) == 150
 
 
@@ -261,8 +299,13 @@ def test_an_exhausted_executor_does_not_hold_appends_up(path: Path) -> None:
         blocker = loop.run_in_executor(None, release.wait, PATIENCE)
         log = EventLog(path, queue_capacity=10)
         try:
-            assert len(await asyncio.wait_for(asyncio.gather(*(add(log, n) for n in range(100))), 20)) == 100
-            assert await asyncio.wait_for(log.insert_events_async([("t", None, "x", {})] * 5), 20) == [*range(101, 106)]
+            assert (
+                len(await asyncio.wait_for(asyncio.gather(*(add(log, n) for n in range(100))), 20))
+                == 100
+            )
+            assert await asyncio.wait_for(
+                log.insert_events_async([("t", None, "x", {})] * 5), 20
+            ) == [*range(101, 106)]
             await asyncio.wait_for(log.flush_async(), 20)
         finally:
             release.set()
@@ -272,17 +315,20 @@ def test_an_exhausted_executor_does_not_hold_appends_up(path: Path) -> None:
     run(main())
 
 
-def test_ten_thousand_waiting_appends_need_no_thread_each(path: Path) -> None:
+@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_thousands_of_waiting_appends_need_no_thread_each(path: Path, count: int) -> None:
     async def main() -> set[int]:
-        async with EventLog(path, queue_capacity=500, durability="normal", busy_timeout=PATIENCE) as log:
-            tasks = [asyncio.ensure_future(add(log, n)) for n in range(10_000)]
+        async with EventLog(
+            path, queue_capacity=500, durability="normal", busy_timeout=PATIENCE
+        ) as log:
+            tasks = [asyncio.ensure_future(add(log, n)) for n in range(count)]
             await asyncio.sleep(0.01)
             assert threading.active_count() < before + 3
             return set(await asyncio.gather(*tasks))
 
     before = threading.active_count()
-    assert run(main(), debug=False) == set(range(1, 10_001))
-    assert {row.payload["n"] for row in stored(path)} == set(range(10_000))
+    assert run(main(), debug=False) == set(range(1, count + 1))
+    assert {row.payload["n"] for row in stored(path)} == set(range(count))
 
 
 def test_a_full_queue_suspends_refuses_and_recovers(path: Path) -> None:
@@ -291,7 +337,9 @@ def test_a_full_queue_suspends_refuses_and_recovers(path: Path) -> None:
     async def main() -> None:
         async with EventLog(path, sink=gate, queue_capacity=2, busy_timeout=0.3) as log:
             first = asyncio.ensure_future(add(log, 0))
-            await asyncio.to_thread(gate.waiting.wait, PATIENCE)  # it is out of the queue and owns the log
+            await asyncio.to_thread(
+                gate.waiting.wait, PATIENCE
+            )  # it is out of the queue and owns the log
             tasks = [asyncio.ensure_future(add(log, n)) for n in range(1, 8)]
             beats = 0
             while not all(task.done() for task in tasks[2:]):
@@ -331,7 +379,7 @@ def test_a_sync_call_inside_a_coroutine_returns(log: EventLog) -> None:
     run(main())
 
 
-def test_closing_answers_everybody_who_waits(path: Path) -> None:
+def test_closing_ends_every_waiting_call(path: Path) -> None:
     gate = Gate()
 
     async def main() -> None:
@@ -344,7 +392,11 @@ def test_closing_answers_everybody_who_waits(path: Path) -> None:
         await closing
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         acked = [outcome for outcome in outcomes if isinstance(outcome, int)]
-        assert sorted(acked) == [row.event_id for row in stored(path)] == list(range(1, len(acked) + 1))
+        assert (
+            sorted(acked)
+            == [row.event_id for row in stored(path)]
+            == list(range(1, len(acked) + 1))
+        )
         assert all(isinstance(outcome, int | LogClosedError) for outcome in outcomes), outcomes
 
     run(main())
@@ -353,7 +405,9 @@ def test_closing_answers_everybody_who_waits(path: Path) -> None:
 def test_the_loop_goes_on_while_the_log_works(path: Path) -> None:
     async def main() -> int:
         async with EventLog(path) as log:
-            await log.insert_events_async([("t", None, "step_heartbeat", {"n": n}) for n in range(50_000)])
+            await log.insert_events_async(
+                [("t", None, "step_heartbeat", {"n": n}) for n in range(50_000)]
+            )
             query = asyncio.ensure_future(log.query_step_events_async("t"))
             appends = asyncio.gather(*(add(log, n) for n in range(200)))
             beats = 0
@@ -374,7 +428,8 @@ def test_acks_come_to_a_loop_in_portions(path: Path) -> None:
     """Else one turn of the loop would run thousands of tasks, and everything else would wait for it."""
 
     async def main() -> list[int]:
-        portions, known = [], 0
+        portions = []
+        known = 0
         async with EventLog(path, queue_capacity=2000) as log:
             appends = [asyncio.ensure_future(add(log, n)) for n in range(1000)]
             while known < len(appends):
@@ -398,7 +453,7 @@ def test_a_stream_may_be_left_or_cancelled_anywhere(log: EventLog, path: Path) -
 
     async def main() -> None:
         assert await asyncio.gather(*map(read, (1, 2048, 2049, 9999))) == [1, 2048, 2049, 5000]
-        for n in range(60):
+        for n in range(0, 60, 6):
             task = asyncio.ensure_future(read(9999))
             await asyncio.sleep(n * 0.0005)
             task.cancel()

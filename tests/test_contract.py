@@ -10,17 +10,24 @@ A change of the public surface needs a change of the stub, and of nothing in thi
 
 import ast
 import copy
+import dataclasses
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import pytest
 
+from orch_events import EventType, StepEvent
+
 ROOT: Final = Path(__file__).resolve().parent.parent
-SOURCE: Final = sorted((ROOT / "orch_events").glob("*.py"))
+SOURCE: Final = sorted(
+    path for path in (ROOT / "orch_events").rglob("*.py") if "cli" not in path.parts
+)
 STUB: Final = ROOT / "typings" / "orch_events" / "__init__.pyi"
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
@@ -41,7 +48,9 @@ class Reduction(ast.NodeTransformer):
                 case ast.AnnAssign(target=ast.Name(id=name)):
                     self.definitions[name] = node
                 case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
-                    self.exported = max(self.exported, ast.literal_eval(value), key=len)  # the front door has them all
+                    self.exported = max(
+                        self.exported, ast.literal_eval(value), key=len
+                    )  # the front door has them all
                 case _:
                     pass
 
@@ -83,11 +92,17 @@ class Reduction(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: Function) -> ast.stmt:
         # An async generator is called like a plain function that returns an iterator, and a stub has to say so.
-        is_async = isinstance(node, ast.AsyncFunctionDef) and not any(isinstance(n, ast.Yield) for n in ast.walk(node))
+        is_async = isinstance(node, ast.AsyncFunctionDef) and not any(
+            isinstance(n, ast.Yield) for n in ast.walk(node)
+        )
         for arg in node.args.posonlyargs:
             arg.arg = arg.arg.lstrip("_")  # nobody can write it
         reduced = (ast.AsyncFunctionDef if is_async else ast.FunctionDef)(
-            name=node.name, args=node.args, returns=node.returns, decorator_list=node.decorator_list, body=[_DOTS]
+            name=node.name,
+            args=node.args,
+            returns=node.returns,
+            decorator_list=node.decorator_list,
+            body=[_DOTS],
         )
         return self.generic_statement(reduced)
 
@@ -127,7 +142,10 @@ class Reduction(ast.NodeTransformer):
                 case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                     own.setdefault(name, []).append(child)
                     own |= _attributes(child) if name == "__init__" else {}
-                case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name))
+                    | ast.Assign(targets=[ast.Name(id=name)])
+                ):
                     own[name] = [child]
                 case _:
                     pass
@@ -159,6 +177,7 @@ def _attributes(init: Function) -> dict[str, list[ast.stmt]]:
     return attributes
 
 
+@cache
 def _surface(*texts: str) -> dict[str, str]:
     return Reduction(texts).surface()
 
@@ -174,11 +193,25 @@ def test_the_stub_spells_the_public_signatures_of_the_source() -> None:
 @pytest.mark.long
 def test_stubtest_finds_no_difference_at_run_time(tmp_path: Path) -> None:
     allowed = tmp_path / "allowed"
-    allowed.write_text("orch_events\\.(cli|__main__)(\\..*)?\n", encoding="utf-8")  # programs, not interfaces
-    command = ["-m", "mypy.stubtest", "orch_events", "--allowlist", str(allowed), "--ignore-unused-allowlist"]
+    allowed.write_text(
+        "orch_events\\.(_|cli).*\n", encoding="utf-8"
+    )  # private modules, and programs
+    command = [
+        "-m",
+        "mypy.stubtest",
+        "orch_events",
+        "--allowlist",
+        str(allowed),
+        "--ignore-unused-allowlist",
+    ]
     environment = {**os.environ, "MYPYPATH": str(STUB.parent.parent), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -192,7 +225,7 @@ DRIFT: Final = {
     "busy_timeout: float = 10.0": "busy_timeout: float = 5.0",
     "step: str | None\n": "step: str\n",
     "stdout_path: str\n    stderr_path: str\n": "stderr_path: str\n    stdout_path: str\n",
-    "payload: Mapping[str, object], /": "payload: Mapping[str, object]",
+    "payload: Mapping[str, object],\n        /,\n": "payload: Mapping[str, object],\n",
     "async def insert_events_async": "def insert_events_async",
     "def query_events_async": "async def query_events_async",
     "stop: threading.Event | None = None,\n": "",
@@ -217,3 +250,16 @@ def test_every_kind_of_drift_is_noticed(old: str) -> None:
     stub = STUB.read_text(encoding="utf-8")
     assert old in stub
     assert _surface(stub.replace(old, DRIFT[old])) != _surface(stub)
+
+
+def test_the_vocabulary_names_every_type_and_every_field_that_is_read() -> None:
+    """In the docstring and, the same, on the page of the contract."""
+    assert EventType.__doc__ is not None
+    table = EventType.__doc__.split("shown:\n")[1]
+    names = set(re.findall(r"\w+", table))
+    assert {str(kind) for kind in EventType} <= names
+    known = {field.name for field in dataclasses.fields(StepEvent)}
+    assert known - {"event_id", "event_type", "task_item_id", "created_at"} <= names
+    page = STUB.read_text(encoding="utf-8")
+    spelled = "\n".join(f"# {line.strip()}" for line in table.strip().splitlines())
+    assert re.sub(r"# +", "# ", page).count(spelled) == 1

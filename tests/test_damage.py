@@ -5,10 +5,11 @@ import asyncio
 import inspect
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -47,15 +48,31 @@ PLACES: Final[dict[str, tuple[str, Callable[[Path], object], Errors]]] = {
     "no file": ("events.db", nothing, (None, LogNotFoundError)),
     "no directory": ("no/events.db", nothing, (LogNotFoundError, LogNotFoundError)),
     "a directory": ("here", Path.mkdir, (WriteError, ReadError)),
-    "below a file": ("file/events.db", lambda path: path.parent.touch(), (OrchEventsError, OrchEventsError)),
+    "below a file": (
+        "file/events.db",
+        lambda path: path.parent.touch(),
+        (OrchEventsError, OrchEventsError),
+    ),
     "a pipe": ("pipe", os.mkfifo, (WriteError, ReadError)),
     "a device": ("null", lambda path: path.symlink_to("/dev/null"), (WriteError, OrchEventsError)),
-    "a loop of links": ("link", lambda path: path.symlink_to(path), (OrchEventsError, OrchEventsError)),
+    "a loop of links": (
+        "link",
+        lambda path: path.symlink_to(path),
+        (OrchEventsError, OrchEventsError),
+    ),
     "a name too long": ("x" * 300, nothing, (OrchEventsError, OrchEventsError)),
     "an empty file": ("empty", Path.touch, (None, OrchEventsError)),
-    "a text": ("text", lambda path: path.write_text("once upon a time\n" * 100), (SchemaError, SchemaError)),
+    "a text": (
+        "text",
+        lambda path: path.write_text("once upon a time\n" * 100),
+        (SchemaError, SchemaError),
+    ),
     "a short text": ("text", lambda path: path.write_text("hello"), (SchemaError, SchemaError)),
-    "half a header": ("half", lambda path: path.write_bytes(b"SQLite format 3\0"), (OrchEventsError, OrchEventsError)),
+    "half a header": (
+        "half",
+        lambda path: path.write_bytes(b"SQLite format 3\0"),
+        (OrchEventsError, OrchEventsError),
+    ),
     "somebody's database": ("other.db", sqlite_file("CREATE TABLE t(x)"), (None, SchemaError)),
 }
 
@@ -90,6 +107,27 @@ def test_what_names_no_file_is_refused(path: str, kind: type[EventLog] | type[Ev
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe is no file there")
+def test_a_pipe_in_the_place_of_a_journal_stops_nothing(path: Path) -> None:
+    """As any user can lay there whom the folder's permissions let; SQLite would wait for what comes through it."""
+    EventLog(path).close()
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    os.mkfifo(f"{path}-journal")
+    script = """
+import sys
+from orch_events import EventLog, EventReader, ReadError, WriteError
+for kind, error in (EventReader, ReadError), (EventLog, WriteError):
+    try:
+        kind(sys.argv[1]).close()
+    except error as refused:
+        print(refused)
+"""
+    for name in path, link:
+        shown = run_script(path.parent, script, name)
+        assert shown == f"{path}-journal: not a regular file\n" * 2
+
+
 def test_permissions_missing_are_one_typed_error(tmp_path: Path) -> None:
     """In a process that has given root's privileges up, where it had them."""
     source = """
@@ -174,7 +212,9 @@ ASKED: Final[dict[str, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("method", ASKED)
-def test_what_cannot_be_asked_is_refused_at_the_call(log: EventLog, path: Path, method: str) -> None:
+def test_what_cannot_be_asked_is_refused_at_the_call(
+    log: EventLog, path: Path, method: str
+) -> None:
     def ask(name: str, value: object) -> None:
         for queries in (log, reader):
             with pytest.raises(ValueError, match=name) as caught:
@@ -191,17 +231,30 @@ def test_what_cannot_be_asked_is_refused_at_the_call(log: EventLog, path: Path, 
             ask("task_id", None)
 
 
-def test_an_event_of_one_task_is_not_told_to_who_named_none(log: EventLog, path: Path) -> None:
+def test_an_event_of_one_task_does_not_reach_a_follower_of_no_task(
+    log: EventLog, path: Path
+) -> None:
     log.insert_event("t", None, "step_started", {"step": "s"})
     for ask in (query_step_events, query_latest_step_log_paths):
         with pytest.raises(ValueError, match="task_id"):
             ask(path, cast("str", None))
 
 
-@pytest.mark.parametrize("words", [["events"], ["watch", "--once"], ["logs"], ["trace"], ["events", "t", "--type"]])
-def test_the_command_line_refuses_what_no_text_can_be(log: EventLog, path: Path, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["events"],
+        ["events", "t", "--type"],
+        *(pytest.param([word], marks=pytest.mark.long) for word in ("watch", "logs", "trace")),
+    ],
+)
+def test_the_command_line_refuses_what_no_text_can_be(
+    log: EventLog, path: Path, words: list[str]
+) -> None:
     command = [sys.executable, "-m", "orch_events", "--db", str(path), *words, "\udcff"]
-    done = subprocess.run(command, capture_output=True, cwd=ROOT, env={**os.environ, "PYTHONUTF8": "1"}, check=False)
+    done = subprocess.run(
+        command, capture_output=True, cwd=ROOT, env={**os.environ, "PYTHONUTF8": "1"}, check=False
+    )
     assert (done.returncode, done.stdout, b"Traceback" in done.stderr) == (2, b"", False)
     assert done.stderr.startswith(b"usage:")
 
@@ -212,7 +265,16 @@ LOOSE: Final = """
 CREATE TABLE events(id INTEGER PRIMARY KEY, task_id, task_item_id, event_type, payload_json, created_at,
     step, step_scope, cycle)
 """
-PAYLOADS: Final = ["NULL", "x'7b7d'", "x'ff00'", "7", "1.5", "''", "CAST(x'7bff7d' AS TEXT)", "'{' || char(0) || '}'"]
+PAYLOADS: Final = [
+    "NULL",
+    "x'7b7d'",
+    "x'ff00'",
+    "7",
+    "1.5",
+    "''",
+    "CAST(x'7bff7d' AS TEXT)",
+    "'{' || char(0) || '}'",
+]
 
 
 def loose_row(step: str, payload: str) -> str:
@@ -221,22 +283,37 @@ def loose_row(step: str, payload: str) -> str:
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 @pytest.mark.parametrize("neighbours", [0, 3])
-def test_a_payload_that_is_no_json_text_harms_no_neighbour(path: Path, payload: str, neighbours: int) -> None:
-    around = [loose_row("NULL", f"'{{\"reason\":\"{n}\"}}'") for n in range(neighbours)]
+def test_a_payload_that_is_no_json_text_harms_no_neighbour(
+    path: Path, payload: str, neighbours: int
+) -> None:
+    around = [loose_row("NULL", f'\'{{"reason":"{n}"}}\'') for n in range(neighbours)]
     execute(path, LOOSE, *around, loose_row("'s'", payload), *around)
     with EventReader(path) as reader:
-        events, steps = list(reader.query_events()), reader.query_step_events("t")
-    assert [event.event_id for event in events] == [step.event_id for step in steps] == [*range(1, 2 * neighbours + 2)]
+        events = list(reader.query_events())
+        steps = reader.query_step_events("t")
+    assert (
+        [event.event_id for event in events]
+        == [step.event_id for step in steps]
+        == [*range(1, 2 * neighbours + 2)]
+    )
     reasons = [str(n) for n in range(neighbours)]
     assert [step.reason for step in steps] == [*reasons, None, *reasons]
     assert steps[neighbours].step == "s"
     assert not isinstance(events[neighbours].payload, dict) or events[neighbours].payload == {}
 
 
-@pytest.mark.parametrize("column", ["task_id", "task_item_id", "event_type", "created_at", "step", "step_scope"])
+@pytest.mark.parametrize(
+    "column", ["task_id", "task_item_id", "event_type", "created_at", "step", "step_scope"]
+)
 @pytest.mark.parametrize("value", ["NULL", "7", "1.5", "x'ff'", "CAST(x'ff' AS TEXT)"])
-def test_a_column_of_another_type_is_read_as_text_or_refused(path: Path, column: str, value: str) -> None:
-    execute(path, LOOSE, "INSERT INTO events VALUES (1, 't', 'i', 'step_started', '{}', 'now', 's', 'task', 1)")
+def test_a_column_of_another_type_is_read_as_text_or_refused(
+    path: Path, column: str, value: str
+) -> None:
+    execute(
+        path,
+        LOOSE,
+        "INSERT INTO events VALUES (1, 't', 'i', 'step_started', '{}', 'now', 's', 'task', 1)",
+    )
     execute(path, f"UPDATE events SET {column} = {value}")
     with EventReader(path) as reader:
         for read in (lambda: list(reader.query_events()), lambda: reader.query_step_events("t")):
@@ -246,7 +323,9 @@ def test_a_column_of_another_type_is_read_as_text_or_refused(path: Path, column:
                 assert column in str(error)
                 continue
             for event in found:
-                assert all(isinstance(getattr(event, name), str) for name in ("event_type", "created_at"))
+                assert all(
+                    isinstance(getattr(event, name), str) for name in ("event_type", "created_at")
+                )
                 assert isinstance(event.task_item_id, str | None)
         reader.query_latest_step_log_paths("t")
 
@@ -294,11 +373,17 @@ assert min(outcomes.values()) > rounds / 20, outcomes
 """
 
 
-@pytest.mark.parametrize(("seed", "rounds"), [(1, 80), (2, 80), pytest.param(None, 1000, marks=pytest.mark.long)])
-def test_damaged_bytes_are_refused_or_read(tmp_path: Path, path: Path, seed: int | None, rounds: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "rounds"), [(1, 80), pytest.param(None, 1000, marks=pytest.mark.long)]
+)
+def test_damaged_bytes_are_refused_or_read(
+    tmp_path: Path, path: Path, seed: int | None, rounds: int
+) -> None:
     with EventLog(path) as log:
         for n in range(150):
-            log.insert_event(f"t{n % 4}", None, "step_started", {"step": "s", "n": n, "text": "é" * (n % 50)})
+            log.insert_event(
+                f"t{n % 4}", None, "step_started", {"step": "s", "n": n, "text": "é" * (n % 50)}
+            )
     seed = random.randrange(1 << 30) if seed is None else seed
     print(f"seed {seed}")
     run_script(tmp_path, FUZZ, path, tmp_path / "victim.db", seed, rounds)
@@ -324,7 +409,9 @@ def test_ids_out_of_order_do_not_make_a_stream_endless(path: Path) -> None:
 
 def test_ids_out_of_order_do_not_make_the_opening_of_an_old_file_endless(path: Path) -> None:
     names = "id INTEGER PRIMARY KEY AUTOINCREMENT, task_id TEXT, task_item_id TEXT, event_type TEXT, payload_json TEXT"
-    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2500) SELECT i FROM n"
+    numbers = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2500) SELECT i FROM n"
+    )
     rows = f"SELECT NULL, 't', NULL, 'x', '{{\"n\":' || i || '}}', 'now' FROM ({numbers})"
     execute(path, f"CREATE TABLE events({names}, created_at TEXT)", f"INSERT INTO events {rows}")
     data = bytearray(path.read_bytes())
@@ -337,7 +424,9 @@ def test_ids_out_of_order_do_not_make_the_opening_of_an_old_file_endless(path: P
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_damaged_write_ahead_log_loses_the_end_and_nothing_else(tmp_path: Path, path: Path, seed: int) -> None:
+def test_a_damaged_write_ahead_log_loses_the_end_and_nothing_else(
+    tmp_path: Path, path: Path, seed: int
+) -> None:
     source = """
 import os, sys
 from orch_events import EventLog
@@ -381,3 +470,17 @@ def test_a_file_that_vanishes_or_is_replaced_is_no_crash(tmp_path: Path, path: P
         with suppress(OrchEventsError):
             log.insert_event("t", None, "x", {})
     assert not path.exists()
+
+
+def test_a_schema_that_is_damaged_in_use_fails_the_write_in_our_words(path: Path) -> None:
+    with EventLog(path) as log:
+        log.insert_event("t", None, "x")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("PRAGMA writable_schema = ON")
+            damaged = "UPDATE sqlite_master SET name = CAST(x'6f8f' AS TEXT), sql = '?'"
+            other.execute(f"{damaged} WHERE type = 'index' AND sql IS NOT NULL")
+            (version,) = other.execute("PRAGMA schema_version").fetchone()
+            other.execute(f"PRAGMA schema_version = {version + 1}")
+        with pytest.raises(WriteError, match="not written") as caught:
+            log.insert_event("t", None, "x")
+        assert isinstance(caught.value.__cause__, UnicodeDecodeError)

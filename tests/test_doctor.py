@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from orch_events import EventLog
-from orch_events.cli._doctor import has_wal_reset_fix
+from orch_events._storage.sqlite.checkup import has_wal_reset_fix
 
 from .helpers import PATIENCE, ROOT, execute, run_script, write_locked
 from .terminal import outcome
@@ -45,15 +46,28 @@ def examined(path: Path, *words: str, status: int = 0) -> dict[str, Row]:
 
 
 def files(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in path.parent.iterdir() if not file.name.endswith("-shm")}
+    return {
+        file.name: file.read_bytes()
+        for file in path.parent.iterdir()
+        if not file.name.endswith("-shm")
+    }
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("original") / "events.db"
+    with EventLog(path) as log:
+        log.insert_events(
+            [("t", None, "step_started", {"n": n, "text": "x" * 90}) for n in range(2000)]
+        )
+        log.insert_event("t", None, "step_finished", {"text": "x" * (9 << 20)})
+    return path
 
 
 @pytest.fixture
-def filled(path: Path) -> Path:
+def filled(path: Path, original: Path) -> Path:
     """A log that nobody has open."""
-    with EventLog(path) as log:
-        log.insert_events([("t", None, "step_started", {"n": n, "text": "x" * 90}) for n in range(2000)])
-        log.insert_event("t", None, "step_finished", {"text": "x" * (9 << 20)})
+    shutil.copy(original, path)
     return path
 
 
@@ -70,7 +84,9 @@ sys.stdin.read()
 log.close()
 """
     argv = [sys.executable, "-c", source]
-    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
         yield process.pid
@@ -105,7 +121,7 @@ def test_a_log_in_use_is_looked_at_through_its_wal(filled: Path) -> None:
 
 
 @linux
-def test_who_works_on_a_deleted_file_is_found(filled: Path) -> None:
+def test_a_process_that_works_on_a_deleted_file_is_found(filled: Path) -> None:
     with held(filled) as pid:
         filled.unlink()
         EventLog(filled.with_name("new.db")).close()
@@ -131,7 +147,9 @@ def falsify_an_index(path: Path) -> None:
     lie = "CREATE INDEX orch_events_task ON events(event_type)"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA writable_schema=ON")
-        connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'orch_events_task'", (lie,))
+        connection.execute(
+            "UPDATE sqlite_master SET sql = ? WHERE name = 'orch_events_task'", (lie,)
+        )
 
 
 def other_program(path: Path) -> None:
@@ -150,7 +168,12 @@ DAMAGE: Final[dict[str, tuple[Callable[[Path], object], list[str], str, str]]] =
     "an index": (falsify_an_index, ["--full"], "integrity", ".recover"),
     "cut off": (lambda path: os.truncate(path, 4096 * 3), [], "log", ".recover"),
     "another program's": (other_program, [], "log", "--db"),
-    "a newer schema": (lambda path: execute(path, "UPDATE orch_events_schema SET version = 99"), [], "log", "--db"),
+    "a newer schema": (
+        lambda path: execute(path, "UPDATE orch_events_schema SET version = 99"),
+        [],
+        "log",
+        "--db",
+    ),
     "a text": (lambda path: path.write_text("hello"), [], "log", "--db"),
     "empty": (lambda path: os.truncate(path, 0), [], "log", "--db"),
     "missing": (Path.unlink, [], "log", "--db"),
@@ -163,7 +186,8 @@ def test_what_is_wrong_is_bad_and_says_what_to_do(
     filled: Path, harm: Callable[[Path], object], words: list[str], check: str, advice: str
 ) -> None:
     harm(filled)
-    before, there = {} if filled.is_dir() else files(filled), os.listdir(filled.parent)
+    before = {} if filled.is_dir() else files(filled)
+    there = os.listdir(filled.parent)
     row = examined(filled, *words, status=1)[check]
     assert (row.verdict, advice in row.advice) == ("bad", True)
     assert filled.is_dir() or files(filled) == before
@@ -171,10 +195,45 @@ def test_what_is_wrong_is_bad_and_says_what_to_do(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
-def test_a_log_open_to_everybody_is_a_warning(filled: Path) -> None:
+def test_a_log_open_to_every_user_is_a_warning(filled: Path) -> None:
     filled.chmod(0o644)
     row = examined(filled)["file"]
     assert (row.verdict, "chmod" in row.advice) == ("warn", True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize(
+    ("mode", "verdict", "of"),
+    [
+        (0o700, "ok", ""),
+        (0o775, "warn", "group"),
+        (0o777, "bad", "every"),
+        pytest.param(0o755, "ok", "", marks=pytest.mark.long),
+        pytest.param(0o1777, "bad", "every", marks=pytest.mark.long),
+    ],
+)
+def test_a_folder_that_others_may_write_to_is_told(
+    filled: Path, tmp_path: Path, mode: int, verdict: str, of: str
+) -> None:
+    tmp_path.chmod(mode)
+    try:
+        row = examined(filled, status=int(verdict == "bad"))["folder"]
+    finally:
+        tmp_path.chmod(0o700)
+    assert (row.verdict, of in row.advice) == (verdict, True)
+
+
+def test_the_room_left_on_the_disk_is_told(filled: Path, tmp_path: Path) -> None:
+    row = examined(filled)["free space"]
+    assert row.verdict == "ok"
+    source = """
+        import sys
+        from orch_events.cli import main
+        from orch_events._storage.sqlite import checkup_surroundings as surroundings
+        surroundings._LITTLE_ROOM = 1 << 62  # as if the disk were as good as full
+        sys.exit(main(["--db", sys.argv[1], "doctor"]))
+    """
+    assert "\nwarn  free space  " in run_script(tmp_path, source, filled)
 
 
 def test_what_readers_keep_from_shrinking_is_a_warning(path: Path) -> None:
@@ -207,19 +266,24 @@ def test_each_finding_is_a_line_that_drives_no_terminal(tmp_path: Path) -> None:
 
 @linux
 def test_a_file_system_that_may_be_another_machines_is_bad(tmp_path: Path, filled: Path) -> None:
-    done = subprocess.run(["df", "--output=fstype", filled], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["df", "--output=fstype", filled], capture_output=True, text=True, check=True
+    )
     kind = done.stdout.split()[-1]
     assert examined(filled)["file system"][1:3] == (kind, "ok")
     source = f"""
 import sys
-from orch_events.cli import _doctor, main
-_doctor._SHARED = frozenset(["nfs", {kind!r}])  # as if
+from orch_events.cli import main
+from orch_events._storage.sqlite import checkup_surroundings as surroundings
+surroundings._SHARED_FILE_SYSTEMS = {{"nfs", {kind!r}}}  # as if
 sys.exit(main(["--db", sys.argv[1], "doctor"]))
 """
-    assert f"\nbad   file system   {kind}: a log needs a disk of this" in run_script(tmp_path, source, filled, code=1)
+    assert f"\nbad   file system   {kind}: a log needs a disk of this" in run_script(
+        tmp_path, source, filled, code=1
+    )
 
 
-def test_nobody_but_sqlite_opens_the_file(tmp_path: Path, filled: Path) -> None:
+def test_only_sqlite_opens_the_file(tmp_path: Path, filled: Path) -> None:
     source = """
 import os, sys
 from orch_events.cli import main
@@ -239,9 +303,42 @@ main(["--db", path, "doctor"])
 @pytest.mark.parametrize(
     ("version", "is_fixed"),
     [
-        ((3, 40, 1), False), ((3, 44, 5), False), ((3, 44, 6), True), ((3, 45, 0), False), ((3, 50, 6), False),
-        ((3, 50, 7), True), ((3, 51, 0), False), ((3, 51, 2), False), ((3, 51, 3), True), ((3, 53, 0), True),
+        ((3, 40, 1), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 45, 0), False),
+        ((3, 50, 6), False),
+        ((3, 50, 7), True),
+        ((3, 51, 0), False),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 53, 0), True),
     ],
 )
-def test_which_versions_have_the_fix_of_the_wal_reset_bug(version: tuple[int, int, int], is_fixed: bool) -> None:
+def test_which_versions_have_the_fix_of_the_wal_reset_bug(
+    version: tuple[int, int, int], is_fixed: bool
+) -> None:
     assert has_wal_reset_fix(version) is is_fixed
+
+
+@linux
+def test_where_reading_fails_the_disk_is_to_blame_and_not_the_name() -> None:
+    row = examined(Path("/proc/self/mem"), status=1)["log"]
+    assert "disk I/O error" in row.value and "bytes free on its file system" in row.value
+    assert row.advice.startswith("make room if its file system is full")
+
+
+def test_the_statements_it_prints_make_an_empty_log(tmp_path: Path) -> None:
+    path = tmp_path / "made.db"
+    status, ddl = command(tmp_path / "none.db", "--ddl")
+    assert status == 0 and not (tmp_path / "none.db").exists()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(ddl)
+    with EventLog(path) as log:
+        assert log.insert_event("t", None, "x", {}) == 1
+    with closing(sqlite3.connect(path)) as connection:
+        ours = connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
+    EventLog(tmp_path / "other.db").close()
+    with closing(sqlite3.connect(tmp_path / "other.db")) as connection:
+        usual = connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
+    assert ours == usual

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
 """Following: what a follower is given, in what order, and when it ends."""
 
-import sqlite3
 import math
 import threading
 import time
-from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from orch_events import STEP_EVENT_TYPES, EventLog, EventType, insert_event_with_conn
 
+from .engines import host_connection
 from .following import (
     BEAT,
     END,
@@ -33,7 +33,10 @@ from .following import (
 )
 from .helpers import PATIENCE, NewEvent, start, wait_until
 
+BOTH_ENGINES = True
+
 __all__ = ["follow", "nobody_stays", "queries", "restless", "waking", "way"]  # fixtures
+
 
 def typed(event_type: str) -> NewEvent:
     return ("t", None, event_type, {})
@@ -43,12 +46,17 @@ def typed(event_type: str) -> NewEvent:
 
 
 @pytest.mark.usefixtures("waking")
-def test_history_comes_first_then_what_anybody_commits(way: Way, queries: Queries, log: EventLog, path: Path) -> None:
+def test_history_comes_first_then_what_any_process_commits(
+    way: Way, queries: Queries, log: EventLog, path: Path
+) -> None:
     log.insert_events([BEAT] * 3)
-    follower, parked = Beside(way(queries)("t", until_finished=True)), way(queries)(timeout=PATIENCE)
+    follower, parked = (
+        Beside(way(queries)("t", until_finished=True)),
+        way(queries)(timeout=PATIENCE),
+    )
     assert next(parked).event_id == 1
     assert follower.saw(3) == [1, 2, 3]
-    with EventLog(path) as second, closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
+    with EventLog(path) as second, host_connection(path) as (connection, schema):
         for n in range(6):
             follower.asleep()
             assert log.insert_event(*BEAT) == 4 + 9 * n
@@ -56,11 +64,13 @@ def test_history_comes_first_then_what_anybody_commits(way: Way, queries: Querie
             second.insert_event(*BEAT)
             second.submit_event(*BEAT)
             second.flush()
-            insert_event_with_conn(connection, *BEAT)
-            insert_event_with_conn(connection, *BEAT)
+            insert_event_with_conn(connection, *BEAT, schema=schema)
+            insert_event_with_conn(connection, *BEAT, schema=schema)
             connection.commit()
             follower.asleep()
-            assert len(follower.saw(8 + 9 * n)) == 8 + 9 * n, "each is seen before the next is committed"
+            assert len(follower.saw(8 + 9 * n)) == 8 + 9 * n, (
+                "each is seen before the next is committed"
+            )
             log.insert_events([BEAT] * 4)
     last = log.insert_event(*END)
     assert follower.end() == list(range(1, last + 1))
@@ -88,7 +98,7 @@ def test_starts_after_an_id(follow: Follow, log: EventLog, after_id: int) -> Non
 def test_a_burst_of_many_pages_arrives_whole(
     follow: Follow, log: EventLog, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orch_events._pool.PAGE_ROWS", 64)
+    monkeypatch.setattr("orch_events._core.paging.PAGE_ROWS", 64)
     log.insert_event(*BEAT)
     follower = Beside(follow("t", until_finished=True))
     for n in range(3):
@@ -108,9 +118,11 @@ def test_a_burst_of_full_pages_arrives_whole(log: EventLog) -> None:
     assert follower.end() == list(range(1, 12_001))
 
 
-@pytest.mark.parametrize("runs", [60, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("runs", [24, pytest.param(1000, marks=pytest.mark.long)])
 @pytest.mark.usefixtures("restless")
-def test_nothing_is_missed_between_history_and_live(follow: Follow, log: EventLog, runs: int) -> None:
+def test_nothing_is_missed_between_history_and_live(
+    follow: Follow, log: EventLog, runs: int
+) -> None:
     """Appended before the first event is asked for, and at the same moment; on an old watcher and on a new one."""
     last = 0
     for n in range(runs):
@@ -121,7 +133,7 @@ def test_nothing_is_missed_between_history_and_live(follow: Follow, log: EventLo
             last = log.insert_event(*BEAT)
             assert next(follower).event_id == last
         else:
-            first = start(lambda: next(follower))
+            first = start(partial(next, follower))
             last = log.insert_event(*BEAT)
             assert first.result(PATIENCE).event_id == last
         del follower
@@ -131,7 +143,9 @@ def test_nothing_is_missed_between_history_and_live(follow: Follow, log: EventLo
 
 
 def test_one_task_all_tasks_or_steps_only(way: Way, queries: Queries, log: EventLog) -> None:
-    log.insert_events([(task, None, kind, {}) for kind in [*EventType, "custom"] for task in ("t", "other")])
+    log.insert_events(
+        [(task, None, kind, {}) for kind in [*EventType, "custom"] for task in ("t", "other")]
+    )
     assert {event.event_type for event in way(queries)("t", timeout=0)} == {*EventType, "custom"}
     assert {event.task_id for event in way(queries)("t", timeout=0)} == {"t"}
     assert ids(way(queries)(timeout=0)) == list(range(1, 2 * len(EventType) + 3))
@@ -168,7 +182,9 @@ def test_ends_with_the_task(follow: Follow, log: EventLog, end: str) -> None:
     log.insert_events([("other", None, end, {}), typed("task_paused"), typed("x" + end)])
     follower.saw(4)
     follower.asleep()
-    log.insert_events([BEAT, OTHER, typed(end), BEAT, OTHER, BEAT])  # stragglers in the same burst still belong to it
+    log.insert_events(
+        [BEAT, OTHER, typed(end), BEAT, OTHER, BEAT]
+    )  # stragglers in the same burst still belong to it
     assert follower.end() == [1, 2, 4, 5, 6, 8, 9, 11]
     for after_id in (0, 8, 9, 11, 12, 1000):
         over = ids(follow("t", after_id=after_id, until_finished=True))
@@ -193,7 +209,9 @@ def test_until_finished_needs_a_task(follow: Follow) -> None:
 
 
 @pytest.mark.parametrize("timeout", [math.inf, 1e12])
-def test_a_timeout_may_be_as_long_as_one_likes(follow: Follow, log: EventLog, timeout: float) -> None:
+def test_a_timeout_may_be_as_long_as_one_likes(
+    follow: Follow, log: EventLog, timeout: float
+) -> None:
     woken_each_time(Beside(follow("t", timeout=timeout, until_finished=True)), log)
 
 
@@ -206,7 +224,8 @@ def test_a_timeout_of_nothing_gives_what_there_is(follow: Follow, log: EventLog)
 
 def test_other_tasks_do_not_put_a_timeout_off(follow: Follow, log: EventLog) -> None:
     log.insert_event(*BEAT)
-    follower, ended = Beside(follow("t", timeout=0.05)), threading.Event()
+    follower = Beside(follow("t", timeout=0.05))
+    ended = threading.Event()
 
     def write() -> None:
         while not ended.is_set():
@@ -237,7 +256,7 @@ def test_a_timeout_counts_from_the_last_event(follow: Follow, log: EventLog) -> 
     assert gaps.result(PATIENCE) >= timeout * 0.99
 
 
-def test_who_is_slow_to_ask_loses_nothing_by_a_timeout(follow: Follow, log: EventLog) -> None:
+def test_a_slow_consumer_loses_nothing_by_a_timeout(follow: Follow, log: EventLog) -> None:
     follower = follow(timeout=0.05)
     for n in range(3):
         log.insert_event(*BEAT)
@@ -262,13 +281,16 @@ def test_stop_ends_it(queries: Queries, log: EventLog) -> None:
     for follower in (*followers, steps):
         assert follower.end() == [1, 2, 3]
     log.insert_events([BEAT] * 5000)
-    assert ids(queries.follow_events(stop=stop)) == list(range(1, 5004)), "set before: what there is, and no more"
+    assert ids(queries.follow_events(stop=stop)) == list(range(1, 5004)), (
+        "set before: what there is, and no more"
+    )
 
 
 def test_stop_ends_a_history_that_grows(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orch_events._pool.PAGE_ROWS", 8)
+    monkeypatch.setattr("orch_events._core.paging.PAGE_ROWS", 8)
     log.insert_events([BEAT] * 500)
-    stop, seen = threading.Event(), list[int]()
+    stop = threading.Event()
+    seen = list[int]()
     for event in log.follow_events(stop=stop, timeout=PATIENCE):
         seen.append(event.event_id)
         stop.set()
@@ -283,10 +305,13 @@ def test_nothing_that_was_committed_before_the_end_is_lost(path: Path, by: str) 
     """The follower is in the midst of reading when the last event comes, and the word to end right after it."""
     last = 0
     with EventLog(path, durability="normal") as log:
-        for n in range(60):
-            stop, task = threading.Event(), f"task {n}"
+        for n in range(25):
+            stop = threading.Event()
+            task = f"task {n}"
             ended = by != "stop"
-            follower = Beside(log.follow_events(task, after_id=last, stop=stop, until_finished=ended))
+            follower = Beside(
+                log.follow_events(task, after_id=last, stop=stop, until_finished=ended)
+            )
             expected = [log.insert_event(task, None, "x", {}) for _ in range(10)]
             if ended:
                 expected.append(log.insert_event(task, None, "task_failed", {}))

@@ -13,8 +13,15 @@ from typing import Final
 
 import pytest
 
-from orch_events import EventLog, EventReader, LogClosedError, LogNotFoundError, ReadError, WriteError
-from orch_events import insert_event_with_conn
+from orch_events import (
+    EventLog,
+    EventReader,
+    LogClosedError,
+    LogNotFoundError,
+    ReadError,
+    WriteError,
+    insert_event_with_conn,
+)
 
 from .following import (
     BEAT,
@@ -36,7 +43,9 @@ from .helpers import PATIENCE, execute, write_locked
 
 __all__ = ["follow", "nobody_stays", "restless", "waking", "way"]  # fixtures
 
-NOT_WINDOWS: Final = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
+NOT_WINDOWS: Final = pytest.mark.skipif(
+    sys.platform == "win32", reason="an open file cannot be removed there"
+)
 
 # ------------------------------------------------------------------------------------------- files that come and go
 
@@ -58,7 +67,9 @@ def half_created(path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [nothing, no_folder, empty, half_created])
-def test_a_log_that_does_not_exist_yet(tmp_path: Path, before: Callable[[Path], None], way: Way) -> None:
+def test_a_log_that_does_not_exist_yet(
+    tmp_path: Path, before: Callable[[Path], None], way: Way
+) -> None:
     path = tmp_path / "folder" / "events.db"
     path.parent.mkdir()
     before(path)
@@ -129,14 +140,19 @@ def test_a_file_that_goes_away_ends_it_with_an_error(
     follow: Follow, log: EventLog, path: Path, change: Callable[[Path], None]
 ) -> None:
     log.insert_events([BEAT, BEAT])
-    waiting, parked, half_read = [Beside(follow()) for _ in range(6)], follow(after_id=1), follow()
+    waiting = [Beside(follow()) for _ in range(6)]
+    parked = follow(after_id=1)
+    half_read = follow()
     next(parked)
     next(half_read)
     for follower in waiting:
         follower.saw(2)
         follower.asleep()
     change(path)
-    ends = [(follower, [1, 2]) for follower in waiting] + [(Beside(parked), []), (Beside(half_read), [2])]
+    ends = [(follower, [1, 2]) for follower in waiting] + [
+        (Beside(parked), []),
+        (Beside(half_read), [2]),
+    ]
     for follower, seen in ends:
         with pytest.raises(ReadError, match="deleted or replaced") as caught:
             follower.end(PATIENCE / 6)
@@ -162,19 +178,23 @@ def test_a_file_that_was_replaced_before_it_was_followed(path: Path, way: Way) -
 @NOT_WINDOWS
 @pytest.mark.usefixtures("waking")
 @pytest.mark.parametrize("waking", ["polling"], indirect=True)
-@pytest.mark.parametrize("tick", [0.001, pytest.param(1.0, marks=pytest.mark.long)], ids=["noticed", "not noticed yet"])
-def test_who_still_follows_a_file_that_is_gone_is_no_harm_to_others(
+@pytest.mark.parametrize(
+    "tick", [0.001, pytest.param(1.0, marks=pytest.mark.long)], ids=["noticed", "not noticed yet"]
+)
+def test_a_follower_of_a_file_that_is_gone_is_no_harm_to_others(
     path: Path, way: Way, tick: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with EventLog(path) as log:
         log.insert_event(*BEAT)
     with EventReader(path) as old:
-        monkeypatch.setattr("orch_events._wakeup.TICK", tick)
+        monkeypatch.setattr("orch_events._core.commit_watcher.TICK", tick)
         parked = way(old)()
         next(parked)
         remade(path)
         with EventLog(path) as log, EventReader(path) as reader:
-            followers = [Beside(way(queries)("t", until_finished=True)) for queries in (log, reader)]
+            followers = [
+                Beside(way(queries)("t", until_finished=True)) for queries in (log, reader)
+            ]
             for follower in followers:
                 assert follower.saw(3) == [1, 2, 3]
                 follower.asleep()
@@ -200,7 +220,7 @@ def test_no_other_file_is_opened_in_the_place_of_one_in_use(path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- a busy database
 
 
-def test_a_held_write_lock_holds_nobody_up(follow: Follow, log: EventLog, path: Path) -> None:
+def test_a_held_write_lock_holds_no_reader_up(follow: Follow, log: EventLog, path: Path) -> None:
     log.insert_event(*BEAT)
     with write_locked(path):
         assert ids(follow(timeout=0)) == [1]
@@ -244,7 +264,10 @@ def test_a_locked_database_is_waited_out(path: Path, way: Way, moment: str) -> N
 def test_stop_and_timeout_hold_while_the_file_is_awaited(path: Path) -> None:
     with EventReader(path, must_exist=False) as reader:
         stop = threading.Event()
-        followers = [Beside(follow_sync(reader)(timeout=0.3)), Beside(reader.follow_step_events("t", stop=stop))]
+        followers = [
+            Beside(follow_sync(reader)(timeout=0.3)),
+            Beside(reader.follow_step_events("t", stop=stop)),
+        ]
         stop.set()
         assert [follower.end() for follower in followers] == [[], []]
         assert not path.exists(), "a reader creates nothing"
@@ -255,11 +278,16 @@ def test_stop_and_timeout_hold_while_the_file_is_awaited(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [EventLog, EventReader])
 @pytest.mark.usefixtures("waking")
-def test_closing_ends_those_who_follow(path: Path, way: Way, kind: type[EventLog] | type[EventReader]) -> None:
+def test_closing_ends_every_follower(
+    path: Path, way: Way, kind: type[EventLog] | type[EventReader]
+) -> None:
     with EventLog(path) as log, kind(path) as queries:
         log.insert_events([BEAT] * 3)
         stop = threading.Event()
-        waiting, timed = Beside(way(queries)()), Beside(way(queries)("t", after_id=1, timeout=PATIENCE))
+        waiting, timed = (
+            Beside(way(queries)()),
+            Beside(way(queries)("t", after_id=1, timeout=PATIENCE)),
+        )
         stoppable = Beside(queries.follow_step_events("t", after_id=2, stop=stop))
         parked = way(queries)(after_id=2)
         assert next(parked).event_id == 3

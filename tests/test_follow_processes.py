@@ -27,7 +27,7 @@ FORKS: Final = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 def test_a_follower_may_become_garbage_at_any_moment(tmp_path: Path, path: Path) -> None:
     """Also while another follower is starting or leaving, or a commit is being told of, in the same thread."""
     source = """
-orch_events._wakeup.TICK = 0.001
+orch_events._core.commit_watcher.TICK = 0.001
 log, second = EventLog(path, durability="normal"), EventLog(path + "2", durability="normal")
 log.insert_event(*BEAT)
 second.insert_event(*BEAT)
@@ -60,7 +60,9 @@ print("well")
 
 @FORKS
 @pytest.mark.parametrize("prelude", ["", "without_inotify()"])
-def test_a_forked_child_is_refused_and_may_begin_anew(tmp_path: Path, path: Path, prelude: str) -> None:
+def test_a_forked_child_is_refused_and_may_begin_anew(
+    tmp_path: Path, path: Path, prelude: str
+) -> None:
     source = f"""
 {prelude}
 log, reader = EventLog(path), EventReader(path)
@@ -102,7 +104,10 @@ reader.close()
 log.close()
 """
     seen = [1, 2, 3, 4, 5]
-    assert run_script(tmp_path, FORK + PROGRAM + source, path, options=FORKING) == f"{seen} {seen}\n" * 3
+    assert (
+        run_script(tmp_path, FORK + PROGRAM + source, path, options=FORKING)
+        == f"{seen} {seen}\n" * 3
+    )
 
 
 @LINUX
@@ -142,10 +147,10 @@ log.close()
     "end",
     [
         "pass",
-        "log.close()",
-        "sys.exit()",
-        "del parked; gc.collect()",
         "asyncio.run(follow())",
+        pytest.param("log.close()", marks=pytest.mark.long),
+        pytest.param("sys.exit()", marks=pytest.mark.long),
+        pytest.param("del parked; gc.collect()", marks=pytest.mark.long),
         pytest.param("os.kill(os.getpid(), signal.SIGINT)", marks=FORKS),
     ],
 )
@@ -179,8 +184,10 @@ if log:
     run_script(tmp_path, PROGRAM + source, path)
 
 
-@pytest.mark.parametrize("kind", ["EventLog", "EventReader"])
-def test_a_daemon_thread_that_follows_ends_without_complaint(tmp_path: Path, path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["EventLog", pytest.param("EventReader", marks=pytest.mark.long)])
+def test_a_daemon_thread_that_follows_ends_without_complaint(
+    tmp_path: Path, path: Path, kind: str
+) -> None:
     EventLog(path).close()
     begin = "import atexit, time; atexit.register(time.sleep, 0.3)"  # runs after what the library does at the end
     source = f"""
@@ -243,7 +250,9 @@ with EventReader(path) as log:
 
 @pytest.mark.parametrize("how", ["sync", "async"])
 @pytest.mark.parametrize("waking", ["inotify", "polling"])
-def test_another_process_wakes_it(tmp_path: Path, log: EventLog, path: Path, waking: str, how: str) -> None:
+def test_another_process_wakes_it(
+    tmp_path: Path, log: EventLog, path: Path, waking: str, how: str
+) -> None:
     """Each event is committed after the one before was seen, by a follower that has gone to sleep again since."""
     program = tmp_path / "echo.py"
     program.write_text(PROGRAM + ECHO)
@@ -321,11 +330,18 @@ print(1)
 """
 
 
-@pytest.mark.parametrize("each", [1000, pytest.param(5000, marks=pytest.mark.long)])
-def test_four_processes_write_and_others_join_and_leave(tmp_path: Path, path: Path, each: int) -> None:
+@pytest.mark.long
+@pytest.mark.parametrize("each", [400, pytest.param(5000, marks=pytest.mark.long)])
+def test_four_processes_write_and_others_join_and_leave(
+    tmp_path: Path, path: Path, each: int
+) -> None:
     """Whoever follows, from whenever on, has every id after that once, in order; some were there before the file."""
     total = 4 * (each + 1)
-    parts = [(WRITE, f"p{k}", each) for k in range(4)] + [(JOIN, total, each)] * 3 + [(STAY, total, each)] * 2
+    parts = (
+        [(WRITE, f"p{k}", each) for k in range(4)]
+        + [(JOIN, total, each)] * 3
+        + [(STAY, total, each)] * 2
+    )
 
     def run(number: int) -> str:
         source, *arguments = parts[number]
@@ -333,7 +349,11 @@ def test_four_processes_write_and_others_join_and_leave(tmp_path: Path, path: Pa
         folder.mkdir()
         return run_script(folder, PROGRAM + source, path, *arguments)
 
-    visits = [int(text) for text in together(*(partial(run, number) for number in range(len(parts)))) if text]
+    visits = [
+        int(text)
+        for text in together(*(partial(run, number) for number in range(len(parts))))
+        if text
+    ]
     assert len(visits) == 5 and max(visits) > 3
 
 

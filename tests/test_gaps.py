@@ -12,12 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from orch_events import Event, EventLog, EventReader, PrunedError, _pool, _upkeep
-from orch_events._upkeep import read_pruned
+from orch_events import Event, EventLog, EventReader, PrunedError
+from orch_events._storage.sqlite import pruned_table, read_session
+from orch_events._storage.sqlite.pruned_table import read_pruned
 
+from .engines import only_files
 from .helpers import PATIENCE, all_statements, execute, start, wait_until
 from .terminal import outcome
 from .test_retention import CUTOFF, Row, finished, ids, store
+
+BOTH_ENGINES = True
 
 
 def everything(read: Callable[[int], Iterator[Event]], after_id: int) -> list[int]:
@@ -25,8 +29,7 @@ def everything(read: Callable[[int], Iterator[Event]], after_id: int) -> list[in
     found: list[int] = []
     for _ in range(50):
         try:
-            for event in read(after_id):
-                found.append(event.event_id)
+            found.extend(event.event_id for event in read(after_id))
             return found
         except PrunedError as error:
             assert error.first_available_id > after_id
@@ -38,7 +41,7 @@ def everything(read: Callable[[int], Iterator[Event]], after_id: int) -> list[in
 def pruned(log: EventLog, path: Path) -> Iterator[EventReader]:
     """1…10 of a, all gone; 11…20 of b, alive; 21…30 of c, of which 30 is left, and 29, which ended it."""
     rows = finished("a", 10) + [Row("b", "x", timedelta(days=1))] * 10
-    rows += finished("c", 9) + [Row("c", "x", -timedelta(days=1))]
+    rows += [*finished("c", 9), Row("c", "x", -timedelta(days=1))]
     store(path, rows)
     with EventReader(path) as reader:
         assert log.cleanup(older_than=CUTOFF).events == 18
@@ -56,7 +59,9 @@ def pruned(log: EventLog, path: Path) -> Iterator[EventReader]:
         ("unknown", 5, None),
     ],
 )  # fmt: skip
-def test_who_is_told_at_once(pruned: EventReader, task: str | None, after_id: int, first: int | None) -> None:
+def test_which_readers_are_told_of_a_gap_at_once(
+    pruned: EventReader, task: str | None, after_id: int, first: int | None
+) -> None:
     reads: list[Callable[[], object]] = [
         lambda: next(iter(pruned.query_events(task, after_id=after_id)), None),
         lambda: next(iter(pruned.follow_events(task, after_id=after_id, timeout=0)), None),
@@ -68,7 +73,11 @@ def test_who_is_told_at_once(pruned: EventReader, task: str | None, after_id: in
             lambda: list(pruned.follow_step_events(task, after_id=after_id, timeout=0)),
         ]
     if (task, after_id) == (None, 10):  # 11 is there, so the gap is told of when it is come to
-        assert [event.event_id for event in pruned.query_events(limit=3, after_id=10)] == [11, 12, 13]
+        assert [event.event_id for event in pruned.query_events(limit=3, after_id=10)] == [
+            11,
+            12,
+            13,
+        ]
         with pytest.raises(PrunedError):
             list(pruned.follow_events(after_id=10, timeout=0))
         return
@@ -88,10 +97,16 @@ def test_going_on_as_the_error_says_reads_all_that_is_left(pruned: EventReader) 
         for task, own in ((None, left), ("a", []), ("b", left[:10]), ("c", left[10:])):
             wanted = [i for i in own if i > after_id]
             assert everything(lambda at: pruned.query_events(task, after_id=at), after_id) == wanted
-            assert everything(lambda at: pruned.follow_events(task, after_id=at, timeout=0), after_id) == wanted
+            assert (
+                everything(lambda at: pruned.follow_events(task, after_id=at, timeout=0), after_id)
+                == wanted
+            )
 
 
-def test_a_follower_who_waits_is_told_of_what_came_and_went(log: EventLog, path: Path) -> None:
+@only_files
+def test_a_waiting_follower_gets_an_error_for_events_that_came_and_went(
+    log: EventLog, path: Path
+) -> None:
     log.insert_event("t", None, "task_started", {})
     with EventReader(path) as reader:
         following = reader.follow_events("t")
@@ -101,7 +116,9 @@ def test_a_follower_who_waits_is_told_of_what_came_and_went(log: EventLog, path:
         table = "CREATE TABLE orch_events_pruned(last_id INTEGER PRIMARY KEY, task_id TEXT UNIQUE, events INTEGER)"
         marks = "INSERT INTO orch_events_pruned VALUES (0, NULL, 1), (2, 't', 1)"
         # All in one commit, as the follower may be that slow.
-        execute(path, "BEGIN", insert, insert, table, marks, "DELETE FROM events WHERE id = 2", "COMMIT")
+        execute(
+            path, "BEGIN", insert, insert, table, marks, "DELETE FROM events WHERE id = 2", "COMMIT"
+        )
         with pytest.raises(PrunedError) as caught:
             next(following)
         assert caught.value.first_available_id == 3
@@ -153,6 +170,7 @@ def test_a_follower_at_the_end_misses_nothing_and_is_not_told(log: EventLog, pat
     assert seen == expected == list(range(3001, 3302))
 
 
+@only_files
 def test_what_comes_and_goes_between_two_looks_hides_nothing(
     log: EventLog, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,16 +179,20 @@ def test_what_comes_and_goes_between_two_looks_hides_nothing(
     assert log.cleanup(older_than=CUTOFF).events == 10  # or nobody would ask
     interrupted: list[int] = []
 
-    def read_late(connection: sqlite3.Connection, task: str | None, after_id: int) -> tuple[int, int]:
+    def read_late(
+        connection: sqlite3.Connection, task: str | None, after_id: int
+    ) -> tuple[int, int]:
         if not interrupted:
             old = timedelta(days=1)
-            store(path, [Row("b", "x", old), Row("live", "x", old), Row("b", "task_completed", old)])
+            store(
+                path, [Row("b", "x", old), Row("live", "x", old), Row("b", "task_completed", old)]
+            )
             interrupted.append(log.cleanup(older_than=CUTOFF).events)
         return read_pruned(connection, task, after_id)
 
     following = log.follow_events(after_id=10, timeout=PATIENCE)
     assert log.insert_event("live", None, "x", {}) == next(following).event_id == 11
-    monkeypatch.setattr(_pool, "read_pruned", read_late)
+    monkeypatch.setattr(read_session, "read_pruned", read_late)
     execute(path, "CREATE TABLE other(x)")  # a commit to look for, and nothing to find
     assert next(following).event_id == 13
     assert interrupted == [2]
@@ -181,7 +203,10 @@ def test_what_comes_and_goes_between_two_looks_hides_nothing(
 
 def test_coroutines_are_told_too(pruned: EventReader) -> None:
     async def main() -> None:
-        for events in (pruned.query_events_async(after_id=3), pruned.follow_events_async(after_id=3)):
+        for events in (
+            pruned.query_events_async(after_id=3),
+            pruned.follow_events_async(after_id=3),
+        ):
             with pytest.raises(PrunedError):
                 async for _ in events:
                     pass
@@ -192,7 +217,9 @@ def test_coroutines_are_told_too(pruned: EventReader) -> None:
 def test_one_of_those_forgotten_comes_back_and_goes_again(
     log: EventLog, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_upkeep, "_REMEMBERED", 1)
+    for engine in ("sqlite", "postgres"):
+        module = f"orch_events._storage.{engine}.pruned_table"
+        monkeypatch.setattr(f"{module}._REMEMBERED", 1)
     store(path, [row for task in "abc" for row in finished(task, 3)])
     (file,) = log.cleanup(older_than=CUTOFF, archive=path.parent).archived
     back = path.with_name("back.jsonl")
@@ -205,6 +232,28 @@ def test_one_of_those_forgotten_comes_back_and_goes_again(
             list(log.query_events(task, after_id=after_id))
 
 
+@only_files
+def test_tasks_that_are_gone_are_merged_into_one_row_but_for_the_newest(
+    log: EventLog, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruned_table, "_REMEMBERED", 2)
+    monkeypatch.setattr(pruned_table, "_MERGED_AT_ONCE", 1)
+    store(path, finished("alive", 2))
+    log.cleanup(older_than=CUTOFF)
+    log.insert_event("alive", None, "task_started")
+    store(path, [row for task in "abcdefgh" for row in finished(task, 2)])
+    assert log.cleanup(older_than=CUTOFF).tasks == 8
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute(
+            "SELECT last_id, task_id, events FROM orch_events_pruned"
+        ).fetchall()
+    assert rows == [
+        *[(-15, None, 18), (0, None, 18)],
+        *[(2, "alive", 2), (17, "g", 2), (19, "h", 2)],
+    ]
+
+
+@only_files
 @pytest.mark.long
 def test_what_is_remembered_stays_bounded(log: EventLog, path: Path) -> None:
     rows = [row for n in range(12_000) for row in finished(f"t{n}", 2)]
@@ -218,11 +267,16 @@ def test_what_is_remembered_stays_bounded(log: EventLog, path: Path) -> None:
     assert len(list(log.query_events("alive", after_id=1))) == 1
 
 
-def test_where_nothing_was_pruned_no_table_is_made_and_no_statement_spent(log: EventLog, path: Path) -> None:
+@only_files
+def test_where_nothing_was_pruned_no_table_is_made_and_no_statement_spent(
+    log: EventLog, path: Path
+) -> None:
     store(path, finished("t", 10))
     log.cleanup(older_than=CUTOFF - timedelta(days=365))
     with closing(sqlite3.connect(path)) as connection:
-        assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name LIKE '%pruned'").fetchall()
+        assert not connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE name LIKE '%pruned'"
+        ).fetchall()
     with all_statements() as statements, EventReader(path) as reader:
         before = len(statements)
         reader.query_step_events("t", after_id=3)

@@ -13,14 +13,20 @@ from orch_events import EventLog, LogClosedError, RecordingSink
 
 from .helpers import PATIENCE, NewEvent, stored, together
 
-OPERATIONS = st.sampled_from(["insert", "insert", "submit", "submit", "submit", "many", "flush", "query", "close"])
+BOTH_ENGINES = True
+
+OPERATIONS = st.sampled_from(
+    ["insert", "insert", "submit", "submit", "submit", "many", "flush", "query", "close"]
+)
 
 
 class Player:
     """One thread's part of an interleaving, and what it was promised."""
 
     def __init__(self, log: EventLog, name: str, plan: list[str]) -> None:
-        self._log, self.name, self._plan = log, name, plan
+        self._log = log
+        self.name = name
+        self._plan = plan
         self._numbers = itertools.count()
         self.inserted: dict[int, str] = {}
         """Acked, by id."""
@@ -66,8 +72,13 @@ class Player:
 
 
 @settings(max_examples=25, deadline=None)
-@given(plans=st.lists(st.lists(OPERATIONS, max_size=12), min_size=1, max_size=4), capacity=st.integers(1, 6))
-def test_any_interleaving_loses_nothing_and_acks_the_right_ids(plans: list[list[str]], capacity: int) -> None:
+@given(
+    plans=st.lists(st.lists(OPERATIONS, max_size=12), min_size=1, max_size=4),
+    capacity=st.integers(1, 6),
+)
+def test_any_interleaving_loses_nothing_and_acks_the_right_ids(
+    plans: list[list[str]], capacity: int
+) -> None:
     sink = RecordingSink()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "events.db")
@@ -75,7 +86,9 @@ def test_any_interleaving_loses_nothing_and_acks_the_right_ids(plans: list[list[
             players = [Player(log, f"w{k}", plan) for k, plan in enumerate(plans)]
             together(*(player.play for player in players))
         rows = stored(path)
-    promised = {event_id: name for player in players for event_id, name in player.promised().items()}
+    promised = {
+        event_id: name for player in players for event_id, name in player.promised().items()
+    }
     assert {row.event_id: row.event_type for row in rows} == promised
     assert [heard[2] for heard in sink.events] == [row.event_type for row in rows]
     for player in players:

@@ -44,5 +44,7 @@ print(*peaks)
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="asks for the peak as POSIX has it")
 def test_a_million_events_take_no_more_memory_than_a_few(tmp_path: Path, path: Path) -> None:
-    few, million = map(int, run_script(tmp_path, SOURCE, path, 100_000, 1_000_000, patience=300).split())
+    few, million = map(
+        int, run_script(tmp_path, SOURCE, path, 100_000, 1_000_000, patience=300).split()
+    )
     assert million < few + 30, "megabytes"

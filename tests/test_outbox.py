@@ -67,7 +67,9 @@ def test_event_and_rows_live_or_die_together(
 
 
 @kinds
-def test_one_statement_and_no_transaction_control(connect: Callable[[str], sqlite3.Connection], kind: str) -> None:
+def test_one_statement_and_no_transaction_control(
+    connect: Callable[[str], sqlite3.Connection], kind: str
+) -> None:
     connection = connect(kind)
     with traced(connection) as statements:
         insert_event_with_conn(connection, "t", None, "x", {})
@@ -103,7 +105,9 @@ def test_what_goes_wrong_has_a_type_and_leaves_the_transaction_to_its_owner(
         insert_event_with_conn(elsewhere, "t", None, "x", {})
 
 
-def test_it_shares_the_ids_of_the_log(connect: Callable[[str], sqlite3.Connection], log: EventLog) -> None:
+def test_it_shares_the_ids_of_the_log(
+    connect: Callable[[str], sqlite3.Connection], log: EventLog
+) -> None:
     connection = connect("legacy")
     assert log.insert_event("t", None, "x", {}) == 1
     assert insert_event_with_conn(connection, "t", None, "x", {}) == 2

@@ -17,7 +17,11 @@ from typing import Any, Final
 import pytest
 
 from orch_events import EventLog, EventReader
-from orch_events._rows import CHUNK, PAGE_ROWS
+from orch_events._core.paging import PAGE_ROWS
+from orch_events._storage.sqlite.inserting import MAX_ROWS
+from orch_events._values.json_text import parse
+from orch_events.cli.model.task_trace import Trace
+from orch_events.cli.model.trace_document import document
 
 from .helpers import (
     PATIENCE,
@@ -39,12 +43,14 @@ EVENT: Final[NewEvent] = ("t", None, "step_heartbeat", {"step": "qa", "elapsed_s
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-@pytest.mark.parametrize("count", [1, 2, 1000, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 7])
+@pytest.mark.parametrize(
+    "count", [1, 2, 1000, MAX_ROWS, MAX_ROWS + 1, 2 * MAX_ROWS, 3 * MAX_ROWS + 7]
+)
 def test_a_batch_takes_the_fewest_statements(log: EventLog, count: int) -> None:
     with traced(write_connection(log)) as statements:
         assert log.insert_events([EVENT] * count) == list(range(1, count + 1))
-    inserts = ["INSERT"] * -(-count // CHUNK)
-    whole = inserts if count <= CHUNK else ["BEGIN", *inserts, "COMMIT"]
+    inserts = ["INSERT"] * -(-count // MAX_ROWS)
+    whole = inserts if count <= MAX_ROWS else ["BEGIN", *inserts, "COMMIT"]
     assert [statement.split()[0] for statement in statements] == whole
 
 
@@ -56,22 +62,23 @@ def test_a_caller_alone_commits_by_itself(log: EventLog) -> None:
     assert len(statements) == 20
 
 
-def test_all_who_wait_share_the_next_commit(path: Path) -> None:
+def test_all_waiting_calls_share_the_next_commit(path: Path) -> None:
     gate = Gate()
     with EventLog(path, sink=gate) as log, traced(write_connection(log)) as statements:
         first = start(lambda: log.insert_event(*EVENT))
         assert gate.waiting.wait(PATIENCE)
         callers = [start(lambda: log.insert_event(*EVENT)) for _ in range(20)]
-        futures = [log.submit_event(*EVENT) for _ in range(CHUNK - 20)]
-        wait_until(lambda: log._writer._depth == CHUNK)
+        futures = [log.submit_event(*EVENT) for _ in range(MAX_ROWS - 20)]
+        wait_until(lambda: log._queue._depth == MAX_ROWS)
         gate.open()
         ids = [future.result(PATIENCE) for future in (first, *callers, *futures)]
-        assert sorted(ids) == list(range(1, CHUNK + 2))
+        assert sorted(ids) == list(range(1, MAX_ROWS + 2))
         assert len(statements) == 2
 
 
 def test_all_the_acks_of_a_commit_reach_a_loop_in_one_call(path: Path) -> None:
-    gate, calls = Gate(), list[object]()
+    gate = Gate()
+    calls = list[object]()
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -105,7 +112,11 @@ def test_a_page_is_one_statement_and_one_parse(log: EventLog, path: Path, count:
 
     def profile(frame: FrameType, event: str, _: object) -> None:
         nonlocal parses
-        parses += event == "call" and frame.f_code.co_name == "decode" and "json" in frame.f_code.co_filename
+        parses += (
+            event == "call"
+            and frame.f_code.co_name == "decode"
+            and "json" in frame.f_code.co_filename
+        )
 
     with all_statements() as statements, EventReader(path) as reader:
         before = len(statements)
@@ -116,10 +127,40 @@ def test_a_page_is_one_statement_and_one_parse(log: EventLog, path: Path, count:
             sys.setprofile(None)
     assert [event.event_id for event in found] == list(range(1, count + 1))
     # The first page that is full is followed by asking where the log ends.
-    pages, ends = count // PAGE_ROWS + 1, int(count >= PAGE_ROWS)
+    pages = count // PAGE_ROWS + 1
+    ends = int(count >= PAGE_ROWS)
     assert len(statements) - before == pages + ends
     columns = 7
     assert parses <= pages * (columns + 1)
+
+
+def test_a_trace_parses_each_payload_once(log: EventLog, path: Path) -> None:
+    told = [
+        ("task_started", {}),
+        ("step_started", {"step": "a", "cycle": 1}),
+        ("step_finished", {"step": "a", "cycle": 1, "exit_code": 0}),
+        ("task_spawned", {}),
+        ("task_completed", {}),
+    ]
+    log.insert_events(("t", None, kind, payload) for kind, payload in told)
+    parses = 0
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        nonlocal parses
+        parses += event == "call" and frame.f_code is parse.__code__
+
+    seen = Trace("t")
+    with EventReader(path) as reader:
+        events = list(reader.query_events("t"))
+    sys.setprofile(profile)
+    try:
+        for event in events:
+            seen.apply(event)
+    finally:
+        sys.setprofile(None)
+    assert document(seen, 0.0)["status"] == "completed"
+    # Of an event that gives its task a status, and of no other, it may be asked again.
+    assert parses <= len(told) + 1
 
 
 @pytest.mark.parametrize("ask", ["query_latest_step_log_paths", "query_step_events"])
@@ -140,36 +181,53 @@ REFERENCE: Final = (
 QUESTIONS: Final[dict[str, tuple[str, Callable[[EventReader], object]]]] = {
     "orch_events_task": ("payload_json", lambda log: log.query_step_events("t", after_id=9)),
     "orch_events_log_paths": ("payload_json", lambda log: log.query_latest_step_log_paths("t")),
-    "orch_events_status": ("ORDER BY id DESC", lambda log: [*log.follow_events("t", timeout=0, until_finished=True)]),
+    "orch_events_task_status": (
+        "ORDER BY id DESC",
+        lambda log: [*log.follow_events("t", timeout=0, until_finished=True)],
+    ),
 }
 
 
 @pytest.mark.parametrize("analyzed", [(), ("ANALYZE",)], ids=["fresh", "analyzed"])
 @pytest.mark.parametrize(
-    ("index", "others"), [*((index, OURS) for index in QUESTIONS), ("orch_events_status", REFERENCE)]
+    ("index", "others"),
+    [*((index, OURS) for index in QUESTIONS), ("orch_events_task_status", REFERENCE)],
 )  # `test_file` asks the first two beside the reference's indexes
 def test_each_index_answers_its_question(
     log: EventLog, path: Path, index: str, others: tuple[str, ...], analyzed: tuple[str, ...]
 ) -> None:
     kinds = ["step_heartbeat"] * 50 + ["step_spawned", "task_started"]
-    log.insert_events([("t" if n % 3 else f"u{n}", None, kinds[n % 52], {"step": "s"}) for n in range(3000)])
+    log.insert_events(
+        [("t" if n % 3 else f"u{n}", None, kinds[n % 52], {"step": "s"}) for n in range(3000)]
+    )
     execute(path, *others, *analyzed)
     mark, ask = QUESTIONS[index]
     with all_statements() as statements, EventReader(path) as reader:
         ask(reader)
-    selects = [text for text in statements if text.lstrip().startswith("SELECT") and mark in text and "events" in text]
+    selects = [
+        text
+        for text in statements
+        if text.lstrip().startswith("SELECT") and mark in text and "events" in text
+    ]
     with closing(sqlite3.connect(path)) as connection:
-        plans = [[row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {select}")] for select in selects]
-    on_events = [step for plan in plans for step in plan if re.match(r"(SEARCH|SCAN) events\b", step)]
+        plans = [
+            [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {select}")]
+            for select in selects
+        ]
+    on_events = [
+        step for plan in plans for step in plan if re.match(r"(SEARCH|SCAN) events\b", step)
+    ]
     assert on_events
     assert any(step.startswith(f"SEARCH events USING INDEX {index} ") for step in on_events), plans
-    assert not any("SCAN events" in step or "TEMP B-TREE" in step for plan in plans for step in plan), plans
+    assert not any(
+        "SCAN events" in step or "TEMP B-TREE" in step for plan in plans for step in plan
+    ), plans
 
 
 # ------------------------------------------------------------------------------------------------------------- imports
 
 
-def test_whoever_uses_no_coroutine_never_imports_asyncio(tmp_path: Path, path: Path) -> None:
+def test_a_program_without_coroutines_never_imports_asyncio(tmp_path: Path, path: Path) -> None:
     source = """
 import sys
 from orch_events import EventLog, EventReader

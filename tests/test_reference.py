@@ -30,7 +30,11 @@ def db_path(tmp_path: Path) -> Path:
 
 
 def insert_event(
-    db_path: Path, task_id: str, task_item_id: str | None, event_type: str, payload: dict[str, object]
+    db_path: Path,
+    task_id: str,
+    task_item_id: str | None,
+    event_type: str,
+    payload: dict[str, object],
 ) -> None:
     """The reference's `insert_event(…).await`, on a log opened for this one event."""
 
@@ -49,7 +53,13 @@ def test_noop_sink_does_not_panic() -> None:
 
 def test_insert_event_and_query_roundtrip(db_path: Path) -> None:
     insert_event(db_path, "task1", "item1", "step_started", {"step": "qa", "agent_id": "qa_agent"})
-    insert_event(db_path, "task1", "item1", "step_finished", {"step": "qa", "success": True, "duration_ms": 1500})
+    insert_event(
+        db_path,
+        "task1",
+        "item1",
+        "step_finished",
+        {"step": "qa", "success": True, "duration_ms": 1500},
+    )
     insert_event(db_path, "task1", None, "cycle_started", {"cycle": 1})
 
     events = query_step_events(db_path, "task1")
@@ -88,7 +98,11 @@ def test_query_latest_step_log_paths_returns_none_when_empty(db_path: Path) -> N
 
 
 def test_query_latest_step_log_paths_returns_paths(db_path: Path) -> None:
-    payload: dict[str, object] = {"phase": "qa", "stdout_path": "/tmp/stdout.log", "stderr_path": "/tmp/stderr.log"}
+    payload: dict[str, object] = {
+        "phase": "qa",
+        "stdout_path": "/tmp/stdout.log",
+        "stderr_path": "/tmp/stderr.log",
+    }
     insert_event(db_path, "task1", "item1", "step_spawned", payload)
 
     paths = query_latest_step_log_paths(db_path, "task1")
@@ -141,7 +155,11 @@ def test_observed_step_scope_from_payload_unknown_value() -> None:
 
 def test_query_latest_step_log_paths_prefers_step_key_over_phase(db_path: Path) -> None:
     # The reference's name promises more than its body: it shows that `step` serves where there is no `phase`.
-    payload: dict[str, object] = {"step": "implement", "stdout_path": "/tmp/out.log", "stderr_path": "/tmp/err.log"}
+    payload: dict[str, object] = {
+        "step": "implement",
+        "stdout_path": "/tmp/out.log",
+        "stderr_path": "/tmp/err.log",
+    }
     insert_event(db_path, "task1", "item1", "step_started", payload)
 
     paths = query_latest_step_log_paths(db_path, "task1")

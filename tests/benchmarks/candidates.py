@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who is measured: this library, plain `sqlite3`, and the peers, each as the same few functions.
+"""Who is measured on files: this library, plain `sqlite3`, and the peers, each as the same few functions.
 
 Rule: a candidate does the work as its own documentation shows, with an fsync for each commit where it lets one choose.
 A peer takes part where it is the one to beat, and is imported in the process that measures it and in no other.
@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, make_dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -35,7 +35,9 @@ class Log:
     bulk: Callable[[list[NewEvent]], object] = NotImplemented
     read: Callable[[], list[Any]] = NotImplemented  # all of `TASK`, each payload parsed
     listen: Callable[[], Iterator[int]] = NotImplemented  # each `elapsed_secs`, as it comes
-    latest: Callable[[], object] = NotImplemented  # what one wants of the newest spawned or started event
+    latest: Callable[[], object] = (
+        NotImplemented  # what one wants of the newest spawned or started event
+    )
     append_async: Callable[[NewEvent], Awaitable[object]] = NotImplemented
     read_async: Callable[[], Awaitable[list[Any]]] = NotImplemented
 
@@ -68,7 +70,16 @@ CREATE TABLE IF NOT EXISTS events(id INTEGER PRIMARY KEY AUTOINCREMENT, task_id 
 CREATE INDEX IF NOT EXISTS idx_events_task_created_at ON events(task_id, created_at);
 CREATE INDEX IF NOT EXISTS idx_events_task_type_step ON events(task_id, event_type, step);
 """
-COLUMNS: Final = ("task_id", "task_item_id", "event_type", "payload_json", "created_at", "step", "step_scope", "cycle")
+COLUMNS: Final = (
+    "task_id",
+    "task_item_id",
+    "event_type",
+    "payload_json",
+    "created_at",
+    "step",
+    "step_scope",
+    "cycle",
+)
 INSERT: Final = f"INSERT INTO events({', '.join(COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 ASK: Final = "SELECT event_type, step, step_scope, task_item_id, created_at, payload_json FROM events WHERE task_id = ?"
 STEPS: Final = f"{ASK} AND event_type IN ({str([*map(str, STEP_EVENT_TYPES)])[1:-1]}) ORDER BY id"
@@ -81,22 +92,36 @@ Typed: Final[Callable[..., object]] = make_dataclass("Typed", FIELDS, slots=True
 
 def row_of(event: NewEvent) -> tuple[object, ...]:
     task_id, item_id, event_type, payload = event
-    get, now = payload.get, datetime.now(timezone.utc).isoformat()
+    get = payload.get
+    now = datetime.now(UTC).isoformat()
     step = get("step") or get("phase")
-    return task_id, item_id, event_type, json.dumps(payload), now, step, get("step_scope"), get("cycle")
+    return (
+        task_id,
+        item_id,
+        event_type,
+        json.dumps(payload),
+        now,
+        step,
+        get("step_scope"),
+        get("cycle"),
+    )
 
 
 def typed(row: tuple[Any, ...]) -> object:
     """A step event with whatever stands in its payload: the reader that one writes first."""
     kind, step, scope, item, at, text = row
     get = json.loads(text).get
-    step, scope = step or get("step") or get("phase"), scope or get("step_scope")
+    step = step or get("step") or get("phase")
+    scope = scope or get("step_scope")
     return Typed(kind, step, scope, item, *map(get, PAYLOAD_FIELDS), at)
 
 
 def plain(path: str, synchronous: str = "FULL", behind: bool = False, interval: float = 0) -> Log:
     """One connection and a lock. `behind`: batches are written in a thread. `interval`: between looks for news."""
-    lock, connection = threading.Lock(), sqlite3.connect(path, 60, isolation_level=None, check_same_thread=False)
+    lock, connection = (
+        threading.Lock(),
+        sqlite3.connect(path, 60, isolation_level=None, check_same_thread=False),
+    )
     connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous={synchronous}; {TABLE}")
 
     def append(event: NewEvent) -> object:
@@ -110,11 +135,14 @@ def plain(path: str, synchronous: str = "FULL", behind: bool = False, interval: 
         connection.execute("COMMIT")
 
     def listen() -> Iterator[int]:
-        last, version = 0, None
+        last = 0
+        version = None
         while True:
-            before, version = version, connection.execute("PRAGMA data_version").fetchone()
+            before = version
+            version = connection.execute("PRAGMA data_version").fetchone()
             rows = connection.execute(NEWS, (last,)).fetchall() if version != before else []
-            for last, text in rows:
+            for event_id, text in rows:
+                last = event_id
                 yield json.loads(text)["elapsed_secs"]
             time.sleep(interval)
 
@@ -134,7 +162,9 @@ def honker(path: str) -> Log:
     stream = database.stream("events")
 
     def append(event: NewEvent, **options: object) -> object:
-        return stream.publish({"item": event[1], "type": event[2], "payload": event[3]}, key=event[0], **options)
+        return stream.publish(
+            {"item": event[1], "type": event[2], "payload": event[3]}, key=event[0], **options
+        )
 
     def bulk(events: list[NewEvent]) -> None:
         with database.transaction() as transaction:
@@ -169,7 +199,8 @@ def aiosqlite(path: str) -> Log:
     async def read() -> list[Any]:
         return list(map(typed, await connection.execute_fetchall(STEPS, (TASK,))))
 
-    bulk, connection = plain(path).bulk, asyncio.run(connect())
+    bulk = plain(path).bulk
+    connection = asyncio.run(connect())
     return Log(
         lambda: asyncio.run(connection.close()),
         bulk=bulk,
@@ -180,15 +211,23 @@ def aiosqlite(path: str) -> Log:
 
 
 def eventsourcing(path: str) -> Log:
-    stored, module = import_module("eventsourcing.persistence").StoredEvent, import_module("eventsourcing.sqlite")
+    stored, module = (
+        import_module("eventsourcing.persistence").StoredEvent,
+        import_module("eventsourcing.sqlite"),
+    )
     store = module.SQLiteDatastore(db_name=path)
     recorder = module.SQLiteApplicationRecorder(store)
     recorder.create_table()
 
     def bulk(events: list[NewEvent]) -> None:
-        texts = (json.dumps({"task": event[0], "item": event[1], **event[3]}).encode() for event in events)
+        texts = (
+            json.dumps({"task": event[0], "item": event[1], **event[3]}).encode()
+            for event in events
+        )
         kinds = (event[2] for event in events)
-        recorder.insert_events(list(map(partial(stored, UUID(int=1)), range(1, len(events) + 1), kinds, texts)))
+        recorder.insert_events(
+            list(map(partial(stored, UUID(int=1)), range(1, len(events) + 1), kinds, texts))
+        )
 
     return Log(store.close, bulk=bulk)
 
@@ -199,7 +238,9 @@ def litequeue(path: str) -> Log:
 
 
 def persistqueue(path: str) -> Log:
-    connect = partial(import_module("persistqueue").FIFOSQLiteQueue, f"{path}.d", multithreading=True, timeout=60)
+    connect = partial(
+        import_module("persistqueue").FIFOSQLiteQueue, f"{path}.d", multithreading=True, timeout=60
+    )
 
     def bulk(events: list[NewEvent]) -> None:
         later = connect(auto_commit=False)
@@ -230,14 +271,19 @@ class Candidate(NamedTuple):
 
 EACH: Final = "fsynced, each commit by itself"
 NONE: Final = "NOT fsynced (synchronous=NORMAL)"
-WRITING: Final = "W1 W2 W3 W4 W5bulk W5threads"
-CANDIDATES: Final = {
+WRITING: Final = "W1 W2 W3 W4 W5bulk W5threads W8"
+FILES: Final = {
     "orch_events": Candidate(
-        orch_events, f"{WRITING} W6 W6c W7 W9 memory import loop", "fsynced, once for all who wait", True
+        orch_events,
+        f"{WRITING} W6 W6c W7 W9 memory import loop",
+        "fsynced, once for all who wait",
+        True,
     ),
     "orch_events_normal": Candidate(partial(orch_events, durability="normal"), WRITING, NONE, True),
-    "orch_events_submit": Candidate(partial(orch_events, one_by_one=True), "W4", "fsynced by the time of `flush`"),
-    "raw_naive": Candidate(plain, "W1 W2 W3 W5threads", EACH),
+    "orch_events_submit": Candidate(
+        partial(orch_events, one_by_one=True), "W4", "fsynced by the time of `flush`"
+    ),
+    "raw_naive": Candidate(plain, "W1 W2 W3 W5threads W8", EACH),
     "raw_naive_normal": Candidate(partial(plain, synchronous="NORMAL"), "W1 W2", NONE),
     "raw_executemany": Candidate(plain, "W4 W5bulk W9", EACH),
     "raw_bg_executemany": Candidate(partial(plain, behind=True), "W4 W5bulk", EACH),
@@ -245,7 +291,7 @@ CANDIDATES: Final = {
     "poll_5ms": Candidate(partial(plain, interval=0.005), "W7", EACH),
     "poll_1ms": Candidate(partial(plain, interval=0.001), "W7", EACH),
 }
-PEERS: Final = {  # by the names of their modules
+_PEERS: Final = {
     "honker": Candidate(honker, "W1 W2 W4 W5bulk W5threads W6 W6c W7", NONE, True),
     "aiosqlite": Candidate(aiosqlite, "W3 W6 W6c loop", EACH),
     "eventsourcing": Candidate(eventsourcing, "W4 W5bulk", EACH),
@@ -253,4 +299,5 @@ PEERS: Final = {  # by the names of their modules
     "persistqueue": Candidate(persistqueue, "W1 W2 W5threads W6 W6c", EACH),
     "sqlite_utils": Candidate(sqlite_utils, "W4 W5bulk", EACH, True),
 }
-CANDIDATES.update((name, peer) for name, peer in PEERS.items() if find_spec(name))
+PEERS: Final = {name: peer for name, peer in _PEERS.items() if find_spec(name)}
+"""Those that are installed, by the names of their modules."""

@@ -9,7 +9,7 @@ import logging
 import sqlite3
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -38,6 +38,9 @@ from orch_events import (
     ObservedStepScope,
     OrchEventsError,
     PayloadError,
+    PostgresConnection,
+    PostgresCursor,
+    PostgresDatabase,
     PrunedError,
     QueueFullError,
     ReadError,
@@ -46,6 +49,7 @@ from orch_events import (
     Stats,
     StepEvent,
     StepLogPaths,
+    TaskSummary,
     TracingEventSink,
     WriteError,
     follow_log_file,
@@ -80,7 +84,9 @@ class Counter:
     def __init__(self) -> None:
         self.seen: dict[str, int] = {}
 
-    def emit(self, task: str, item: str | None, kind: str, payload: Mapping[str, object], /) -> None:
+    def emit(
+        self, task: str, item: str | None, kind: str, payload: Mapping[str, object], /
+    ) -> None:
         self.seen[kind] = self.seen.get(kind, 0) + len(payload)
 
 
@@ -93,13 +99,23 @@ class Careless:
 class Untyped:
     """So is `Any`."""
 
-    def emit(self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, Any]) -> None:
+    def emit(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, Any]
+    ) -> None:
         payload.get("step")
 
 
 def sinks() -> list[EventSink]:
     counter: EventSink = Counter()
-    return [counter, Careless(), Untyped(), NoopSink(), RecordingSink(), TracingEventSink(), FanoutSink([Counter()])]
+    return [
+        counter,
+        Careless(),
+        Untyped(),
+        NoopSink(),
+        RecordingSink(),
+        TracingEventSink(),
+        FanoutSink([Counter()]),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -107,21 +123,41 @@ def sinks() -> list[EventSink]:
 
 def write(path: Path) -> None:
     recorder = RecordingSink()
-    with EventLog(path, sink=FanoutSink([recorder, *sinks()]), durability="normal", queue_capacity=100) as log:
+    with EventLog(
+        path, sink=FanoutSink([recorder, *sinks()]), durability="normal", queue_capacity=100
+    ) as log:
         assert_type(log, EventLog)
         assert_type(log.insert_event("t", None, "task_started", {}), int)
-        assert_type(log.submit_event("t", "i", EventType.STEP_STARTED, {"tags": ["a", ("b", 1)]}), Future[int])
-        assert_type(log.insert_events([("t", None, "x", {}), ("t", "i", EventType.STEP_FINISHED, {})]), list[int])
+        assert_type(
+            log.submit_event("t", "i", EventType.STEP_STARTED, {"tags": ["a", ("b", 1)]}),
+            Future[int],
+        )
+        assert_type(
+            log.insert_events([("t", None, "x", {}), ("t", "i", EventType.STEP_FINISHED, {})]),
+            list[int],
+        )
 
-        spawned: Spawned = {"step": "qa", "pid": 7, "stdout_path": "/dev/null", "limits": {"cpu": 2}}
+        spawned: Spawned = {
+            "step": "qa",
+            "pid": 7,
+            "stdout_path": "/dev/null",
+            "limits": {"cpu": 2},
+        }
         words: dict[str, str] = {"reason": "done"}
         counts: dict[str, list[int]] = {"sizes": [1, 2]}
         mixed: dict[str, int | str | None] = {"a": 1, "b": "c", "d": None}
         objects: dict[str, object] = {"any": [1, {"thing": 2.5}]}
         json_object: JsonObject = {"a": [None, {"b": 0.5}]}
-        payloads: list[Mapping[str, object]] = [words, counts, mixed, objects, json_object, MappingProxyType({"x": 1})]
+        payloads: list[Mapping[str, object]] = [
+            words,
+            counts,
+            mixed,
+            objects,
+            json_object,
+            MappingProxyType({"x": 1}),
+        ]
         log.insert_event("t", None, EventType.STEP_SPAWNED, spawned)
-        log.insert_events((("t", None, DeployEvent.ROLLED_OUT, payload) for payload in payloads))
+        log.insert_events(("t", None, DeployEvent.ROLLED_OUT, payload) for payload in payloads)
         assert_type(log.flush(), None)
     assert_type(recorder.events[0][1], str | None)
     assert_type(recorder.events[0][3], Mapping[str, object])
@@ -134,17 +170,50 @@ def write_beside_own_rows(path: Path) -> None:
         assert_type(insert_event_with_conn(connection, "t", None, "ordered", {"order": 1}), int)
 
 
+class OwnCursor:
+    def execute(self, query: bytes, params: Sequence[object]) -> None: ...
+
+    def fetchall(self) -> list[tuple[int]]:
+        return []
+
+
+class OwnConnection:
+    def cursor(self) -> OwnCursor:
+        return OwnCursor()
+
+    def close(self) -> None: ...
+
+
+def write_to_a_database(connect: Callable[[], PostgresConnection]) -> None:
+    cursor: PostgresCursor = OwnCursor()
+    assert_type(cursor.fetchall(), Sequence[object])
+    for database in (PostgresDatabase(OwnConnection), PostgresDatabase(connect, schema="tasks")):
+        with EventLog(database) as log:
+            log.insert_event("t", None, "ordered", {})
+        assert_type(query_step_events(database, "t"), list[StepEvent])
+    connection = OwnConnection()
+    assert_type(insert_event_with_conn(connection, "t", None, "x", {}, schema="tasks"), int)
+
+
 async def write_async(path: Path) -> None:
     async with EventLog(path, sink=NoopSink()) as log:
         assert_type(log, EventLog)
-        assert_type(await log.insert_event_async("t", "i", EventType.STEP_FINISHED, {"success": True}), int)
+        assert_type(
+            await log.insert_event_async("t", "i", EventType.STEP_FINISHED, {"success": True}), int
+        )
         async with asyncio.TaskGroup() as group:
             task = group.create_task(log.insert_event_async("t", None, "x", {}))
             group.create_task(log.insert_events_async([("t", None, "x", {})]))
         assert_type(task.result(), int)
-        assert_type(await asyncio.gather(log.insert_events_async([]), log.flush_async()), tuple[list[int], None])
+        assert_type(
+            await asyncio.gather(log.insert_events_async([]), log.flush_async()),
+            tuple[list[int], None],
+        )
         assert_type(await log.query_step_events_async("t"), list[StepEvent])
         assert_type(await log.stats_async(), Stats)
+        assert_type(await log.query_tasks_async(), list[TaskSummary])
+        async with log.step_async("t", "a block", heartbeat=10) as outcome:
+            outcome["tokens"] = 512
         assert_type(await log.query_latest_step_log_paths_async("t"), StepLogPaths | None)
     await log.aclose()
 
@@ -173,7 +242,9 @@ def read(path: Path) -> None:
         phase, stdout, stderr = paths
         assert_type((phase, stdout, stderr), tuple[str, str, str])
         assert_type(paths.stdout_path, str)
-        assert_type(follow_log_file(paths.stdout_path, lines=10, stop=threading.Event()), Iterator[str])
+        assert_type(
+            follow_log_file(paths.stdout_path, lines=10, stop=threading.Event()), Iterator[str]
+        )
 
 
 async def read_async(path: Path) -> int:
@@ -183,7 +254,10 @@ async def read_async(path: Path) -> int:
         assert_type(events, AsyncIterator[Event])
         found = [event.event_id async for event in events]
         found += [event.event_id async for event in reader.follow_events_async("t", timeout=0.01)]
-        found += [step.event_id async for step in reader.follow_step_events_async("t", after_id=3, timeout=0.01)]
+        found += [
+            step.event_id
+            async for step in reader.follow_step_events_async("t", after_id=3, timeout=0.01)
+        ]
     return sum(found)
 
 
@@ -193,9 +267,24 @@ def keep_small(path: Path) -> None:
 
     with EventLog(path) as log:
         assert_type(log.cleanup(older_than=timedelta(days=30), keep_last=3, progress=tell), Cleanup)
-        done = log.cleanup(max_bytes=500_000_000, only_finished=False, dry_run=True, archive=path.parent, gzip=True)
+        done = log.cleanup(
+            max_bytes=500_000_000, only_finished=False, dry_run=True, archive=path.parent, gzip=True
+        )
         assert_type(done.archived, tuple[str, ...])
+        done = log.cleanup(
+            older_than=timedelta(days=30),
+            abandoned=["t"],
+            archive=path.parent,
+            output=path.parent,
+            archive_output=True,
+        )
+        assert_type(done.output_files, int)
         assert_type(log.stats(), Stats)
+        tasks = log.query_tasks(status="running", since=timedelta(days=1), limit=10)
+        assert_type(tasks, list[TaskSummary])
+        with log.step("t", "a block", item="i", agent="a", payload={"cycle": 1}) as outcome:
+            outcome["tokens"] = 512
+            assert_type(outcome, dict[str, object])
         assert_type(log.stats(days=7).days, Mapping[str, int])
         try:
             list(log.query_events(after_id=1))
@@ -215,7 +304,11 @@ def describe(event: StepEvent) -> str:
 
 
 def scope_of(event: Event | StepEvent) -> str:
-    scope = observed_step_scope_from_payload(event.payload) if isinstance(event, Event) else event.step_scope
+    scope = (
+        observed_step_scope_from_payload(event.payload)
+        if isinstance(event, Event)
+        else event.step_scope
+    )
     assert_type(scope, ObservedStepScope | None)
     match scope:
         case ObservedStepScope.TASK | ObservedStepScope.ITEM:
@@ -239,7 +332,10 @@ def explain(error: OrchEventsError) -> str:
     match error:
         case PayloadError(key_path=place):
             return place
-        case WriteError(path=path, sqlite_errorname=name) | ReadError(path=path, sqlite_errorname=name):
+        case (
+            WriteError(path=path, sqlite_errorname=name)
+            | ReadError(path=path, sqlite_errorname=name)
+        ):
             return f"{path}: {name}"
         case LogNotFoundError():
             return str(error.filename)

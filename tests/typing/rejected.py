@@ -29,11 +29,15 @@ class ShortSink:
 
 
 class NarrowSink:
-    def emit(self, task_id: str, task_item_id: str, event_type: str, payload: Mapping[str, object]) -> None: ...
+    def emit(
+        self, task_id: str, task_item_id: str, event_type: str, payload: Mapping[str, object]
+    ) -> None: ...
 
 
 class DictSink:
-    def emit(self, task_id: str, task_item_id: str | None, event_type: str, payload: dict[str, object]) -> None: ...
+    def emit(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: dict[str, object]
+    ) -> None: ...
 
 
 class AsyncSink:
@@ -43,7 +47,9 @@ class AsyncSink:
 
 
 class EmitterSink:
-    def send(self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]) -> None: ...
+    def send(
+        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+    ) -> None: ...
 
 
 class PlainEnum(Enum):
@@ -76,14 +82,16 @@ def the_log_is_opened_otherwise() -> None:
     EventReader("events.db", sink=NoopSink())  # E: call-arg
 
 
-def an_argument_has_another_type(log: EventLog, reader: EventReader, scopes: list[ObservedStepScope]) -> None:
+def an_argument_has_another_type(
+    log: EventLog, reader: EventReader, scopes: list[ObservedStepScope]
+) -> None:
     log.insert_event("t", None, EventType.STEP_STRATED, {})  # E: attr-defined
     log.insert_event("t", None, PlainEnum.STARTED, {})  # E: arg-type
     log.insert_event("t", None, "x", '{"step": "qa"}')  # E: arg-type
     log.insert_event("t", None, "x", [("step", "qa")])  # E: arg-type
     log.insert_event("t", None, "x", None)  # E: arg-type
     log.insert_event("t", None, "x", {1: "one"})  # E: dict-item
-    log.insert_event("t", None, "x")  # E: call-arg
+    log.insert_event("t", None)  # E: call-arg
     log.insert_event(7, None, "x", {})  # E: arg-type
     log.insert_event("t", 7, "x", {})  # E: arg-type
     log.insert_event(None, None, "x", {})  # E: arg-type
@@ -123,7 +131,9 @@ async def the_await_is_missing(log: EventLog) -> None:
         pass
 
 
-def a_value_is_changed_or_misread(event: Event, step: StepEvent, paths: StepLogPaths | None) -> None:
+def a_value_is_changed_or_misread(
+    event: Event, step: StepEvent, paths: StepLogPaths | None
+) -> None:
     event.task_id = "other"  # E: misc
     step.success = True  # E: misc
     step.note = "new"  # E: attr-defined

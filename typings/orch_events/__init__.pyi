@@ -8,11 +8,21 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 __version__: str
@@ -35,6 +45,9 @@ __all__ = [
     "ObservedStepScope",
     "OrchEventsError",
     "PayloadError",
+    "PostgresConnection",
+    "PostgresCursor",
+    "PostgresDatabase",
     "PrunedError",
     "QueueFullError",
     "ReadError",
@@ -43,6 +56,7 @@ __all__ = [
     "Stats",
     "StepEvent",
     "StepLogPaths",
+    "TaskSummary",
     "TracingEventSink",
     "WriteError",
     "follow_log_file",
@@ -59,7 +73,9 @@ __all__ = [
 # loop. Raise ReadError.
 class _Queries:
     def query_step_events(self, task_id: str, *, after_id: int = 0) -> list[StepEvent]: ...
-    async def query_step_events_async(self, task_id: str, *, after_id: int = 0) -> list[StepEvent]: ...
+    async def query_step_events_async(
+        self, task_id: str, *, after_id: int = 0
+    ) -> list[StepEvent]: ...
 
     # Where the task's newest step writes its output; None if it does not say.
     def query_latest_step_log_paths(self, task_id: str) -> StepLogPaths | None: ...
@@ -95,7 +111,12 @@ class _Queries:
         until_finished: bool = False,
     ) -> Iterator[StepEvent]: ...
     def follow_step_events_async(
-        self, task_id: str, *, after_id: int = 0, timeout: float | None = None, until_finished: bool = False
+        self,
+        task_id: str,
+        *,
+        after_id: int = 0,
+        timeout: float | None = None,
+        until_finished: bool = False,
     ) -> AsyncIterator[StepEvent]: ...
     def follow_events(
         self,
@@ -115,6 +136,22 @@ class _Queries:
         until_finished: bool = False,
     ) -> AsyncIterator[Event]: ...
 
+    # The tasks, the most recently active first: those with a status, or with an event since a moment or within an age.
+    def query_tasks(
+        self,
+        *,
+        status: str | None = None,
+        since: timedelta | datetime | None = None,
+        limit: int | None = None,
+    ) -> list[TaskSummary]: ...
+    async def query_tasks_async(
+        self,
+        *,
+        status: str | None = None,
+        since: timedelta | datetime | None = None,
+        limit: int | None = None,
+    ) -> list[TaskSummary]: ...
+
     # Figures: by an index and a sample, so within a second of millions of events.
     def stats(self, *, days: int = 14) -> Stats: ...
     async def stats_async(self, *, days: int = 14) -> Stats: ...
@@ -127,7 +164,7 @@ _NewEvent: TypeAlias = tuple[str, str | None, str, Mapping[str, object]]
 class EventLog(_Queries):
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | PostgresDatabase,
         *,
         sink: EventSink | None = None,
         durability: Literal["full", "normal"] = "full",
@@ -137,10 +174,18 @@ class EventLog(_Queries):
 
     # One event; its id, once it is durable. Raise PayloadError, QueueFullError, WriteError.
     def insert_event(
-        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+        self,
+        task_id: str,
+        task_item_id: str | None,
+        event_type: str,
+        payload: Mapping[str, object] = MappingProxyType({}),
     ) -> int: ...
     async def insert_event_async(
-        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+        self,
+        task_id: str,
+        task_item_id: str | None,
+        event_type: str,
+        payload: Mapping[str, object] = MappingProxyType({}),
     ) -> int: ...
 
     # Many events in one transaction, all or none; their ids.
@@ -149,8 +194,35 @@ class EventLog(_Queries):
 
     # One event, without waiting for it: the future resolves to its id.
     def submit_event(
-        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+        self,
+        task_id: str,
+        task_item_id: str | None,
+        event_type: str,
+        payload: Mapping[str, object] = MappingProxyType({}),
     ) -> Future[int]: ...
+
+    # A block of code as a step: its start, its end however it ends, heartbeats if wanted. `as` gives the dictionary that
+    # is added to the end's payload.
+    def step(
+        self,
+        task_id: str,
+        step: str,
+        *,
+        item: str | None = None,
+        agent: str | None = None,
+        payload: Mapping[str, object] = MappingProxyType({}),
+        heartbeat: float | None = None,
+    ) -> AbstractContextManager[dict[str, object]]: ...
+    def step_async(
+        self,
+        task_id: str,
+        step: str,
+        *,
+        item: str | None = None,
+        agent: str | None = None,
+        payload: Mapping[str, object] = MappingProxyType({}),
+        heartbeat: float | None = None,
+    ) -> AbstractAsyncContextManager[dict[str, object]]: ...
 
     # Everything accepted so far is durable, or this raises what failed.
     def flush(self) -> None: ...
@@ -169,6 +241,11 @@ class EventLog(_Queries):
         batch: int = 5000,
         archive: str | os.PathLike[str] | None = None,
         gzip: bool = False,
+        abandoned: Collection[
+            str
+        ] = (),  # tasks that count as ended once all their events are so old
+        output: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),  # folders of `run`
+        archive_output: bool = False,
         progress: Callable[[Cleanup], object] | None = None,
     ) -> Cleanup: ...
 
@@ -184,7 +261,11 @@ class EventLog(_Queries):
 # The log opened for reading only: creates nothing, writes nothing. Raises LogNotFoundError, SchemaError, ReadError.
 class EventReader(_Queries):
     def __init__(
-        self, path: str | os.PathLike[str], *, busy_timeout: float = 10.0, must_exist: bool = True
+        self,
+        path: str | os.PathLike[str] | PostgresDatabase,
+        *,
+        busy_timeout: float = 10.0,
+        must_exist: bool = True,
     ) -> None: ...
     def close(self) -> None: ...
     async def aclose(self) -> None: ...
@@ -195,8 +276,12 @@ class EventReader(_Queries):
     def __del__(self) -> None: ...  # closes, with a ResourceWarning
 
 # One query on a path, which is opened and closed for it.
-def query_step_events(db_path: str | os.PathLike[str], task_id: str) -> list[StepEvent]: ...
-def query_latest_step_log_paths(db_path: str | os.PathLike[str], task_id: str) -> StepLogPaths | None: ...
+def query_step_events(
+    db_path: str | os.PathLike[str] | PostgresDatabase, task_id: str
+) -> list[StepEvent]: ...
+def query_latest_step_log_paths(
+    db_path: str | os.PathLike[str] | PostgresDatabase, task_id: str
+) -> StepLogPaths | None: ...
 
 # The text of a step's output file and what is written to it, as `tail -F` shows it, until `stop` is set.
 def follow_log_file(
@@ -205,21 +290,84 @@ def follow_log_file(
 
 # One event in the caller's own transaction, on the caller's own connection; its id.
 def insert_event_with_conn(
-    conn: sqlite3.Connection, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object]
+    conn: sqlite3.Connection | PostgresConnection,
+    task_id: str,
+    task_item_id: str | None,
+    event_type: str,
+    payload: Mapping[str, object] = MappingProxyType({}),
+    *,
+    schema: str = "orch_events",
 ) -> int: ...
 
 # ------------------------------------------------------------------------------------------------------------- values
 
-JsonValue: TypeAlias = None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]
+JsonValue: TypeAlias = bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None
 JsonObject: TypeAlias = dict[str, JsonValue]
 
+# A log in PostgreSQL, instead of a URL: with connections that the host makes, of psycopg 3 or psycopg2.
+@dataclass(frozen=True, slots=True)
+class PostgresDatabase:
+    connect: Callable[[], PostgresConnection]
+    schema: str = "orch_events"
+
+class PostgresConnection(Protocol):
+    def cursor(self) -> PostgresCursor: ...
+    def close(self) -> None: ...
+
+class PostgresCursor(Protocol):
+    def execute(self, query: bytes, params: Sequence[object], /) -> object: ...
+    def fetchall(self) -> Sequence[object]: ...
+
 # The well-known types. Every call takes plain str, so other types work as well.
+#
+# ============================  ===============================  =========================================
+# event types                   members of the payload           what reads them
+# ============================  ===============================  =========================================
+# task_started                  goal, name                       the status; what ``tasks`` says it is about
+# task_completed task_failed    reason, else error               the status, and why; the end of following
+# task_cancelled task_paused    reason                           the status
+# task_control                  status                           the status is that word
+# cycle_started                 cycle                            the cycle of the steps that follow
+# every step_… event            step (or phase), step_scope,     `StepEvent`; every view of a step
+#                               cycle, agent_id, parent_step
+# step_started step_spawned     stdout_path, stderr_path, host   ``logs``; `query_latest_step_log_paths`
+# step_started step_spawned     pid, heartbeat_secs, command,    ``watch``, ``trace``: what runs, and when it is
+#                               reason                           lost; ``tasks``: what it is about
+# step_started                  traceparent, span_id             ``trace --format otlp``
+# step_heartbeat                elapsed_secs, pid, pid_alive,    `StepEvent`; ``watch``, ``trace``: that it
+#                               stdout_bytes, stderr_bytes,      lives, what it prints, what is odd
+#                               stdout_delta_bytes,
+#                               stderr_delta_bytes,
+#                               stagnant_heartbeats,
+#                               output_state
+# step_finished                 success, else exit_code;         `StepEvent`; ``watch``, ``trace``: how it ended,
+#                               duration_ms, confidence,         and why
+#                               timed_out, restart, reason,
+#                               else error; error_type
+# step_skipped step_timeout     reason, else error               the same
+# step_stall_killed
+# sandbox_denied                step, reason                     incidents in ``watch`` and ``trace``
+# sandbox_resource_exceeded
+# sandbox_network_blocked
+# daemon_pid_kill_blocked
+# auto_rollback_failed
+# item_blocked_consecutive_failures
+# chain_step_started            parent_step                      as step_…, inside that step
+# chain_step_finished
+# dynamic_step_started          step_id                          as step_…, named by it
+# dynamic_step_finished
+# dynamic_node_ready            node_id, scope                   as step_…, named by it
+# dynamic_node_started
+# dynamic_node_finished
+# dynamic_node_skipped
+# ============================  ===============================  =========================================
 class EventType(StrEnum):
     TASK_STARTED = "task_started"
     TASK_PAUSED = "task_paused"
     TASK_COMPLETED = "task_completed"
     TASK_FAILED = "task_failed"
     TASK_CANCELLED = "task_cancelled"
+    TASK_CONTROL = "task_control"
     CYCLE_STARTED = "cycle_started"
     STEP_STARTED = "step_started"
     STEP_SPAWNED = "step_spawned"
@@ -233,6 +381,15 @@ class EventType(StrEnum):
     SANDBOX_NETWORK_BLOCKED = "sandbox_network_blocked"
     DAEMON_PID_KILL_BLOCKED = "daemon_pid_kill_blocked"
     AUTO_ROLLBACK_FAILED = "auto_rollback_failed"
+    CHAIN_STEP_STARTED = "chain_step_started"
+    CHAIN_STEP_FINISHED = "chain_step_finished"
+    DYNAMIC_STEP_STARTED = "dynamic_step_started"
+    DYNAMIC_STEP_FINISHED = "dynamic_step_finished"
+    DYNAMIC_NODE_READY = "dynamic_node_ready"
+    DYNAMIC_NODE_STARTED = "dynamic_node_started"
+    DYNAMIC_NODE_FINISHED = "dynamic_node_finished"
+    DYNAMIC_NODE_SKIPPED = "dynamic_node_skipped"
+    ITEM_BLOCKED_CONSECUTIVE_FAILURES = "item_blocked_consecutive_failures"
 
 # The eleven that query_step_events selects.
 STEP_EVENT_TYPES: Final[frozenset[str]]
@@ -293,6 +450,22 @@ class Cleanup(NamedTuple):
     bytes_freed: int = 0
     bytes_reusable: int = 0  # free inside the file
     archived: tuple[str, ...] = ()
+    too_large: tuple[int, ...] = ()  # ids that stay, since no line of an archive can hold them
+    output_files: int = 0  # of `orch-events run`, that went with their tasks
+    output_missing: int = 0  # named by their events, and not found in `output`
+    found: int = 0  # events that may go; ahead of `events`
+
+# What a log knows of a task. Times are as they are stored.
+@dataclass(frozen=True, slots=True)
+class TaskSummary:
+    task_id: str
+    events: int
+    first_event_id: int
+    first_created_at: str
+    last_event_id: int
+    last_event_type: str
+    last_created_at: str
+    status: str
 
 # `event_types` is estimated when `sampled` is less than `events`; `days` counts ids, by UTC date.
 class Stats(NamedTuple):
@@ -312,26 +485,48 @@ class Stats(NamedTuple):
 # Hears of every event once it is durable, in id order, on the thread that committed it.
 class EventSink(Protocol):
     def emit(
-        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /
+        self,
+        task_id: str,
+        task_item_id: str | None,
+        event_type: str,
+        payload: Mapping[str, object],
+        /,
     ) -> None: ...
 
 class NoopSink:
     def emit(
-        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /
+        self,
+        task_id: str,
+        task_item_id: str | None,
+        event_type: str,
+        payload: Mapping[str, object],
+        /,
     ) -> None: ...
 
 # Forwards to `logging`.
 class TracingEventSink:
-    def __init__(self, logger: logging.Logger | None = None) -> None: ...
+    def __init__(
+        self, logger: logging.Logger | None = None, *, levels: Mapping[str, int] | None = None
+    ) -> None: ...
     def emit(
-        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /
+        self,
+        task_id: str,
+        task_item_id: str | None,
+        event_type: str,
+        payload: Mapping[str, object],
+        /,
     ) -> None: ...
 
 # Tells several.
 class FanoutSink:
     def __init__(self, sinks: Iterable[EventSink]) -> None: ...
     def emit(
-        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /
+        self,
+        task_id: str,
+        task_item_id: str | None,
+        event_type: str,
+        payload: Mapping[str, object],
+        /,
     ) -> None: ...
 
 # Keeps what it hears, for tests.
@@ -339,7 +534,12 @@ class RecordingSink:
     events: list[_NewEvent]
     def __init__(self) -> None: ...
     def emit(
-        self, task_id: str, task_item_id: str | None, event_type: str, payload: Mapping[str, object], /
+        self,
+        task_id: str,
+        task_item_id: str | None,
+        event_type: str,
+        payload: Mapping[str, object],
+        /,
     ) -> None: ...
 
 # ------------------------------------------------------------------------------------------------------------- errors

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""One commit: a batch of entries becomes a transaction, and every entry learns its true outcome."""
+
+import time
+from collections.abc import Sequence
+
+from .._storage.interface import AppendError, WriteSession
+from .._values.errors import WriteError
+from .._values.new_events import NewRow
+from .commit_watcher import committed
+from .pending import Entry
+from .sink_delivery import SinkDelivery
+
+
+class Committer:
+    """Commits on one write session. Used by the owner of the connection only."""
+
+    def __init__(
+        self,
+        session: WriteSession,
+        path: str,
+        key: str,
+        sink: SinkDelivery | None,
+        timeout: float,
+    ) -> None:
+        self._session = session
+        self._path = path
+        self._key = key
+        self._sink = sink
+        self._timeout = timeout
+
+    def commit(self, batch: Sequence[Entry]) -> None:
+        """Commit `batch` in one transaction and call the sink; every entry leaves with its `last_id` or `error`.
+
+        An exception that is not the store's, such as a signal handler's, is raised when it is known what became of the
+        rows.
+        """
+        rows: Sequence[NewRow] = batch[0].rows
+        if len(batch) > 1:
+            rows = [row for entry in batch for row in entry.rows]
+        if not rows:
+            return
+        try:
+            last_id = self._session.append(rows, time.monotonic() + self._timeout)
+            self._assign_ids(batch, last_id)
+        except AppendError as error:
+            if len(batch) == 1 or error.affects_all:
+                for entry in batch:
+                    if entry.rows:  # a barrier has lost nothing
+                        entry.error = error.make_error()
+            else:  # it may be the fault of a single row
+                for entry in batch:
+                    self.commit((entry,))
+            return
+        except BaseException:
+            self._find_outcome(batch, rows)
+            raise
+        self._announce(batch)
+
+    def _find_outcome(self, batch: Sequence[Entry], rows: Sequence[NewRow]) -> None:
+        """After an exception of the host's, which may have been raised before the commit or after it."""
+        unknown = WriteError(f"{self._path}: interrupted twice, perhaps not written", self._path)
+        for entry in batch:
+            if entry.rows:
+                entry.error = unknown
+        last_id = self._session.find_interrupted(rows)
+        for entry in batch:
+            entry.error = None
+        if last_id is not None:
+            self._assign_ids(batch, last_id)
+            self._announce(batch)
+
+    def _assign_ids(self, batch: Sequence[Entry], last_id: int) -> None:
+        for entry in reversed(batch):
+            entry.last_id = last_id
+            last_id -= len(entry.rows)
+
+    def _announce(self, batch: Sequence[Entry]) -> None:
+        committed(self._key)
+        if self._sink is not None:
+            self._sink.deliver(batch)

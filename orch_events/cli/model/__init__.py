@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What the events of a task say about its steps. Pure: events in, values out."""
