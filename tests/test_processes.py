@@ -89,6 +89,82 @@ reader.close()
     assert [row.task_id for row in rows].count("child") == 3
 
 
+def test_a_fork_just_before_the_writer_thread_runs_leaves_its_work_to_the_parent(tmp_path: Path, path: Path) -> None:
+    source = """
+def hold(*_):
+    go_on.wait()
+
+def child():
+    for call in (lambda: log.insert_event("t", None, "x", {}), log.flush, log.close):
+        try:
+            call()
+        except ForkedError:
+            assert threading.active_count() == 1
+            continue
+        raise AssertionError("not refused")
+
+go_on = threading.Event()
+log = EventLog(path)
+threading.settrace(hold)  # the writer thread is started here, and waits before its first line
+for _ in range(3):
+    log.submit_event("t", None, "x", {})
+threading.settrace(None)
+good = ended_well(fork(child))
+go_on.set()
+log.close()
+print(good)
+"""
+    assert run_script(tmp_path, START + source, path, options=FORKING) == "True\n"
+    assert len(stored(path)) == 3
+
+
+def test_a_fork_in_a_sink_leaves_what_is_queued_to_the_parent(tmp_path: Path, path: Path) -> None:
+    source = """
+class Forking:
+    def emit(self, task_id, task_item_id, event_type, payload):
+        if event_type == "forks":
+            go_on.wait()
+            pids.append(os.fork())  # the child returns into the writer thread, which is all that it has
+
+pids = []
+go_on = threading.Event()
+log = EventLog(path, sink=Forking())
+log.submit_event("t", None, "forks", {})
+for _ in range(200):
+    log.submit_event("t", None, "rest", {})
+go_on.set()
+log.close()
+print(ended_well(pids[0]))
+"""
+    assert run_script(tmp_path, START + source, path, options=FORKING) == "True\n"
+    assert len(stored(path)) == 1 + 200
+
+
+def test_a_fork_in_the_middle_of_an_append_leaves_a_child_whose_calls_end(tmp_path: Path, path: Path) -> None:
+    source = """
+class Forking:
+    def emit(self, task_id, task_item_id, event_type, payload):
+        if event_type == "forks":
+            pids.append(os.fork())
+
+pids = []
+log = EventLog(path, sink=Forking())
+assert log.insert_event("t", None, "forks", {}) == 1
+if pids[0] == 0:
+    signal.alarm(30)
+    try:
+        log.insert_event("t", None, "rest", {})
+    except ForkedError:
+        os._exit(0)
+    os._exit(1)
+log.insert_event("t", None, "rest", {})
+log.close()
+print(ended_well(pids[0]))
+"""
+    assert run_script(tmp_path, START + source, path, options=FORKING) == "True\n"
+    assert len(stored(path)) == 2
+
+
 def test_a_fork_at_any_moment_leaves_a_child_that_answers(tmp_path: Path, path: Path) -> None:
     source = """
 def write():

@@ -641,12 +641,30 @@ class CommitQueue:
             self.close(wait=False)
 
     def forked(self) -> list[object]:
-        self._lock = threading.RLock()  # another thread of the parent may have held it
-        self._changing = set()
-        self._refusal = ForkedError(
+        refusal = ForkedError(
             f"{self.path}: this log was opened before a fork; open a new one in the child"
         )
-        return [self._session.inherited()]
+        self._refusal = refusal
+        self._lock = threading.RLock()  # another thread of the parent may have held it
+        self._changing = set()
+        # The parent commits what it has accepted. Here the call that has forked may be inside a commit or wait for one.
+        inherited = self._committer.forked(refusal)
+        owner = self._commit_owner
+        underway = () if owner is None else owner.batch
+        for entry in (*self._entries, *self._interrupting, *underway):
+            if not entry.last_id:
+                entry.error = entry.error or refusal
+            entry.is_settled = True
+        self._entries.clear()
+        self._interrupting.clear()
+        self._waiting.clear()
+        self._admitted.clear()
+        self._commit_owner = None
+        if self._thread is not threading.current_thread():
+            self._thread = None
+        self._started_thread = None
+        self._is_open = False  # nothing may close the connection
+        return [inherited]
 
     def exiting(self) -> None:
         with suppress(OrchEventsError):  # `lost` has logged it

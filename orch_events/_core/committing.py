@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from .._storage.interface import AppendError, WriteSession
-from .._values.errors import WriteError
+from .._values.errors import ForkedError, WriteError
 from .._values.new_events import NewRow
 from .commit_watcher import committed
 from .pending import Entry
@@ -28,6 +28,7 @@ class Committer:
         self._key = key
         self._sink = sink
         self._timeout = timeout
+        self._refusal: ForkedError | None = None
 
     def commit(self, batch: Sequence[Entry]) -> None:
         """Commit `batch` in one transaction and call the sink; every entry leaves with its `last_id` or `error`.
@@ -35,6 +36,9 @@ class Committer:
         An exception that is not the store's, such as a signal handler's, is raised when it is known what became of the
         rows.
         """
+        if self._refusal is not None:
+            self._fail(batch, self._refusal)
+            return
         rows: Sequence[NewRow] = batch[0].rows
         if len(batch) > 1:
             rows = [row for entry in batch for row in entry.rows]
@@ -46,32 +50,48 @@ class Committer:
         except AppendError as error:
             if len(batch) == 1 or error.affects_all:
                 for entry in batch:
-                    if entry.rows:  # a barrier has lost nothing
-                        entry.error = error.make_error()
+                    self._fail((entry,), error.make_error())
             else:  # it may be the fault of a single row
                 for entry in batch:
                     self.commit((entry,))
             return
-        except BaseException:
-            self._find_outcome(batch, rows)
+        except BaseException as error:
+            self._find_outcome(batch, rows, error)
             raise
         self._announce(batch)
 
-    def _find_outcome(self, batch: Sequence[Entry], rows: Sequence[NewRow]) -> None:
+    def forked(self, refusal: ForkedError) -> object:
+        """In the child of a fork: commit nothing any more; the parent's handle, to be kept."""
+        self._refusal = refusal
+        return self._session.inherited()
+
+    def _find_outcome(
+        self,
+        batch: Sequence[Entry],
+        rows: Sequence[NewRow],
+        interruption: BaseException,
+    ) -> None:
         """After an exception of the host's, which may have been raised before the commit or after it."""
         unknown = WriteError(f"{self._path}: interrupted twice, perhaps not written", self._path)
-        for entry in batch:
-            if entry.rows:
-                entry.error = unknown
+        self._fail(batch, unknown)
         last_id = self._session.find_interrupted(rows)
+        if last_id is None:
+            reason = f"interrupted by {type(interruption).__name__}: {interruption}"
+            not_written = WriteError(f"{self._path}: not written: {reason}", self._path)
+            not_written.__cause__ = interruption
+            self._fail(batch, not_written)
+            return
+        self._assign_ids(batch, last_id)
+        self._announce(batch)
+
+    def _fail(self, batch: Sequence[Entry], error: Exception) -> None:
         for entry in batch:
-            entry.error = None
-        if last_id is not None:
-            self._assign_ids(batch, last_id)
-            self._announce(batch)
+            if entry.rows:  # a barrier has lost nothing
+                entry.error = error
 
     def _assign_ids(self, batch: Sequence[Entry], last_id: int) -> None:
         for entry in reversed(batch):
+            entry.error = None
             entry.last_id = last_id
             last_id -= len(entry.rows)
 
