@@ -89,7 +89,9 @@ reader.close()
     assert [row.task_id for row in rows].count("child") == 3
 
 
-def test_a_fork_just_before_the_writer_thread_runs_leaves_its_work_to_the_parent(tmp_path: Path, path: Path) -> None:
+def test_a_fork_just_before_the_writer_thread_runs_leaves_its_work_to_the_parent(
+    tmp_path: Path, path: Path
+) -> None:
     source = """
 def hold(*_):
     go_on.wait()
@@ -140,7 +142,9 @@ print(ended_well(pids[0]))
     assert len(stored(path)) == 1 + 200
 
 
-def test_a_fork_in_the_middle_of_an_append_leaves_a_child_whose_calls_end(tmp_path: Path, path: Path) -> None:
+def test_a_fork_in_the_middle_of_an_append_leaves_a_child_whose_calls_end(
+    tmp_path: Path, path: Path
+) -> None:
     source = """
 class Forking:
     def emit(self, task_id, task_item_id, event_type, payload):

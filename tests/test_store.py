@@ -207,6 +207,7 @@ def test_an_interrupted_batch_gets_its_true_outcome(
             assert [other.result() for other in others] == [2, 3, 4]
         else:
             assert all(isinstance(error, WriteError) for error in errors)
+            assert all("interrupted by KeyboardInterrupt" in str(error) for error in errors)
     assert len(sink.events) == (4 if after_commit else 1)
 
 
