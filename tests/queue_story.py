@@ -10,8 +10,11 @@ import asyncio
 import concurrent.futures._base
 import gc
 import logging
+import os
 import selectors
+import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -19,7 +22,7 @@ from random import Random
 from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
-from orch_events import LogClosedError, OrchEventsError, QueueFullError, WriteError
+from orch_events import ForkedError, LogClosedError, OrchEventsError, QueueFullError, WriteError
 from orch_events._core import (
     async_append,
     commit_queue,
@@ -36,7 +39,7 @@ from orch_events._storage.self_deadlock import WRITING
 from orch_events._values.new_events import NewRow
 
 from .list_store import Fault, ListStore, ListWriteSession
-from .scheduler import Queues, Scheduler, Shared, StandInLock, Workers, replaced
+from .scheduler import REAL_PATIENCE, Queues, Scheduler, Shared, StandInLock, Workers, replaced
 
 TIMEOUT: Final = 5.0
 """Of the queue, in simulated seconds."""
@@ -76,6 +79,8 @@ class Plot(NamedTuple):
     """Threads that cannot be started."""
     hears: bool = False
     """Whether there is a sink."""
+    sink_forks: bool = False
+    """Whether the sink forks, at its first event, and returns in the child too."""
 
 
 PLOTS: Final[dict[str, Plot]] = {
@@ -90,6 +95,19 @@ PLOTS: Final[dict[str, Plot]] = {
     ),
     "no thread starts, and who commits is interrupted": Plot(
         {"a": ["submit"], "loop": ["coroutines"]}, "store raises", failing_starts=6
+    ),
+    "a fork while others write": Plot(
+        {"a": ["fork"] * 3, "b": ["submit", "append"], "c": ["submit"] * 2, "loop": ["coroutines"]}
+    ),
+    "a fork in a sink": Plot(
+        {"a": ["append", "submit", "append"], "b": ["submit"] * 3}, hears=True, sink_forks=True
+    ),
+    "a fork in a sink within a batch that is tried row by row": Plot(
+        {"a": ["submit"] * 2, "b": ["submit"] * 4},
+        "store refuses a",
+        capacity=9,
+        hears=True,
+        sink_forks=True,
     ),
 }
 """Each shows in some hundred schedules a fault that plots drawn at random show in some ten thousand."""
@@ -157,6 +175,8 @@ class ScheduledSession(ListWriteSession):
         self._delays = list(delays)
         self._user: str | None = None
         self.is_working = False
+        self.is_inherited = False
+        """Whether this is the child of a fork, which may not use it."""
 
     def append(self, rows: Sequence[NewRow], deadline: float) -> int:
         self._enter("append")
@@ -179,6 +199,8 @@ class ScheduledSession(ListWriteSession):
 
     def _enter(self, what: str) -> None:
         """Only one task at a time uses the connection, and none once it is closed."""
+        if self.is_inherited:
+            self._scheduler.fail(f"{what} in the child of a fork")
         if self._user is not None:
             self._scheduler.fail(f"{what} while {self._user} uses the connection")
         self._user = f"{self._scheduler.current.name}: {what}"
@@ -241,7 +263,7 @@ class Caller:
         for operation in self._plan:
             try:
                 getattr(self, operation)()
-            except LogClosedError:
+            except (LogClosedError, ForkedError):
                 return
             except QueueFullError:
                 self._story.full()
@@ -299,6 +321,24 @@ class Caller:
 
     def pause(self) -> None:
         self._story.scheduler.sleep(self._story.plans.choice((0.001, 0.03, 0.3, 0.6)))
+
+    def fork(self) -> None:
+        if not self._story.fork():
+            return
+        queue = self._story.queue
+        rows = self._promise().rows
+        for call in (
+            lambda: queue.append(rows),
+            lambda: queue.submit(rows),
+            queue.flush,
+            queue.close,
+        ):
+            try:
+                call()
+            except ForkedError:
+                continue
+            self._story.fail("a call in the child of a fork was not refused")
+        raise ForkedError("this caller is the child's")
 
     def close(self) -> None:
         self._story.close()
@@ -361,6 +401,7 @@ class Story:
         """What the sink was told."""
         self._flushed: list[tuple[int, list[Promise]]] = []
         self._open_callers = 0
+        self._forks_left = int(plot.sink_forks)
         self.is_prompt = True
         """Whether all goes on without waiting for a timeout: so it must where nothing was interrupted."""
         self._store = ListStore("story")
@@ -454,6 +495,36 @@ class Story:
             self._is_handling = False
         # When it is queued is known only when what it has interrupted is over.
 
+    def fork(self) -> bool:
+        """Go on in a child too, in which there is no other task; whether this is that child."""
+        if sys.platform == "win32":
+            return False  # which has no forks
+        reading, writing = os.pipe()
+        with warnings.catch_warnings():
+            # Of a fork with threads, which is what this is about.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            signal.alarm(round(REAL_PATIENCE))
+            self._session.is_inherited = True
+            self._forks_left = 0
+            self.scheduler.be_child(lambda: self._end_child(writing))
+            self.queue.forked()
+            return True
+        os.close(writing)
+        with open(reading, encoding="utf-8") as pipe:
+            complaint = pipe.read()
+        if os.waitpid(child, 0)[1] or complaint:
+            self.fail(f"in the child of a fork: {complaint}")
+        return False
+
+    def _end_child(self, writing: int) -> None:
+        scheduler = self.scheduler
+        errors = [error for _, error in scheduler.errors]
+        if scheduler.failure or errors:
+            os.write(writing, f"{scheduler.failure or errors}\n{scheduler.story()}".encode())
+        os._exit(0)
+
     # ------------------------------------------------------------------- what is told on the way
 
     def promise(self, caller: str, count: int) -> Promise:
@@ -501,6 +572,9 @@ class Story:
         self.scheduler.step("emit")
         self._heard.append(event_type)
         self.scheduler.look_for_signal()
+        if self._forks_left:
+            self._forks_left -= 1
+            self.fork()
 
     def flushed(self, began: int) -> None:
         before = [promise for promise in self.promises if promise.ended < began]

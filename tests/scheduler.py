@@ -137,8 +137,11 @@ class Scheduler:
         self.main_thread = SimpleNamespace(is_alive=lambda: True)
         self._workers = workers
         self._current: Task | None = None
-        self._over = threading.Lock()
-        self._over.acquire()
+        over = threading.Lock()
+        over.acquire()
+        self._over = over
+        self._at_end: Callable[[], object] = over.release
+        self._is_alone = False
         self._chance = self.random.random
         self._inertia = self.random.choice((0.3, 0.7, 0.9, 0.97))
         """How likely it is that who runs goes on."""
@@ -153,6 +156,9 @@ class Scheduler:
     # -------------------------------------------------------------------------------------- tasks
 
     def spawn(self, name: str, target: Callable[[], object], thread: object = None) -> Task:
+        if self._is_alone:
+            self.fail(f"{name} was started in the child of a fork")
+            raise Abandoned
         taken = {task.ident for task in self.tasks}
         # That of an ended thread at once, which is what may do harm.
         ident = next(number for number in count(1) if number not in taken)
@@ -179,7 +185,7 @@ class Scheduler:
         self._workers.idle.append(task.worker)
         self._current = successor = self._choose() if self.tasks else None
         if successor is None:
-            self._over.release()
+            self._at_end()
         else:
             successor.worker.baton.release()
 
@@ -189,6 +195,12 @@ class Scheduler:
         first.worker.baton.release()
         if not self._over.acquire(timeout=REAL_PATIENCE):
             raise AssertionError(f"a task runs without any step\n{self.story()}")
+
+    def be_child(self, at_end: Callable[[], object]) -> None:
+        """After a fork: the other tasks have not come along. When this one ends, `at_end` is called."""
+        self.tasks = [self.current]
+        self._is_alone = True
+        self._at_end = at_end
 
     @property
     def current(self) -> Task:

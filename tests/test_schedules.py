@@ -4,11 +4,13 @@
 A schedule that fails prints its seed and its trace. `python -m tests.queue_story SEED` runs that one again.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 import pytest
 
+from orch_events import ForkedError
 from orch_events._core.commit_queue import CommitQueue, _Claim
 from orch_events._core.pending import BlockingEntry, Entry
 
@@ -58,11 +60,11 @@ def test_a_seed_gives_its_schedule_again(workers: Workers) -> None:
 # ----------------------------------------------------------------- what the schedules would not overlook
 
 
-def failure_with(workers: Workers) -> str:
+def failure_with(workers: Workers, about: str = "") -> str:
     """What the first schedule that fails says."""
     for seed in range(ENOUGH):
         try:
-            run(seed, workers)
+            run(seed, workers, about)
         except AssertionError as error:
             assert f"python -m tests.queue_story {seed}" in str(error)
             return str(error).partition("\n")[0]
@@ -158,6 +160,20 @@ def test_a_leader_that_leaves_the_connection_owned_when_interrupted_is_found(
 
     monkeypatch.setattr(CommitQueue, "_change", change)
     assert failure_with(workers)
+
+
+def test_a_child_of_a_fork_that_does_its_parents_work_is_found(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forked(queue: CommitQueue) -> list[object]:
+        """Refuses calls, and forgets nothing of what is queued."""
+        queue._refusal = ForkedError("refused")
+        queue._lock = threading.RLock()
+        queue._changing = set()
+        return []
+
+    monkeypatch.setattr(CommitQueue, "forked", forked)
+    assert "child of a fork" in failure_with(workers, "a fork in a sink")
 
 
 # -------------------------------------------------------------------------------------- the scheduler
