@@ -308,8 +308,8 @@ class EventLog(Queries):
         The tasks in `abandoned` count as ended for as long as all their events are older than `older_than`: if one of
         them records anything meanwhile, what is left of it stays. `output` is the folder in which ``orch-events run``
         keeps its output, or several: the files that deleted events name go too, or into the archive with
-        `archive_output`; with `keep_last`, or if `only_finished` is false, only those of tasks that are gone. Only those go that an event of the task named, with a name that `run` gives, and that belong
-        to the folder's owner or to us.
+        `archive_output`; with `keep_last`, or if `only_finished` is false, only those of tasks that are gone. Only those
+        go that an event of the task named, with a name that `run` gives, and that belong to the folder's owner or to us.
 
         A reader that comes to where events were gets `PrunedError`. Ids are not given again. Of a file made without
         ``auto_vacuum`` the space is used again instead: `Cleanup.bytes_reusable`. For coroutines:

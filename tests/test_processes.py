@@ -169,6 +169,48 @@ print(ended_well(pids[0]))
     assert len(stored(path)) == 2
 
 
+def test_a_fork_in_the_middle_of_a_commit_leaves_a_child_any_thread_of_which_may_write(
+    tmp_path: Path, path: Path
+) -> None:
+    source = """
+class Waiting:
+    def emit(self, task_id, task_item_id, event_type, payload):
+        go_on.wait()
+
+def child():
+    def write():
+        all_run.wait()
+        results.append(own.insert_event("child", None, "x", {}))
+
+    results = []
+    # So many at once that one gets the ident of the parent's thread that commits: the system gives them again.
+    all_run = threading.Barrier(8)
+    with EventLog(path) as own:
+        threads = [threading.Thread(target=write) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(results) == 8
+
+go_on = threading.Event()
+log = EventLog(path, sink=Waiting())
+writers = [threading.Thread(target=log.insert_event, args=("t", None, "x", {})) for _ in range(3)]
+for writer in writers:
+    writer.start()
+while log._queue._commit_owner is None:
+    time.sleep(0.001)
+good = ended_well(fork(child))
+go_on.set()
+for writer in writers:
+    writer.join()
+log.close()
+print(good)
+"""
+    assert run_script(tmp_path, START + source, path, options=FORKING) == "True\n"
+    assert len(stored(path)) == 3 + 8
+
+
 def test_a_fork_at_any_moment_leaves_a_child_that_answers(tmp_path: Path, path: Path) -> None:
     source = """
 def write():

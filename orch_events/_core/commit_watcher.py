@@ -155,6 +155,7 @@ class Watcher:
 
     def forked(self) -> list[object]:
         _WATCHERS.clear()
+        self._unclaimed.clear()  # nothing may close the signal
         self._error = ForkedError(f"{self._path}: followed since before a fork")
         return [self._signal.inherited()]
 

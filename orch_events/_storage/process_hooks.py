@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakSet
 
+from .self_deadlock import WRITING
+
 
 class Holder(Protocol):
     """An object that holds sessions."""
@@ -39,6 +41,7 @@ def _holders() -> list[Holder]:
 def _forked() -> None:
     inherited = [handle for holder in _holders() for handle in holder.forked()]
     _HOLDERS.clear()
+    WRITING.clear()  # the threads have not come along, and a new one may get the ident of one of them
     # They must never be closed, not even at the child's end. SQLite, for one, still counts the parent's locks as its
     # own: it would take itself for the last user and delete the ``-wal`` file that others use. Only a reference that
     # has no owner survives the end of an interpreter.
