@@ -407,6 +407,7 @@ class StandInThread:
     def start(self) -> None:
         scheduler = self._scheduler
         scheduler.step("Thread.start")
+        scheduler.look_for_signal()
         if scheduler.cannot_start > 0:
             scheduler.cannot_start -= 1
             raise RuntimeError("can't start new thread")
