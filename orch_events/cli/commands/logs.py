@@ -104,8 +104,7 @@ def logs(parser: ArgumentParser, words: list[str]) -> int:
         if task_id is None:
             return 1
         with log_may_be_missing(options.wait):
-            for event in reader.query_events(task_id):
-                task.apply(event)
+            task.apply_all(reader.query_events(task_id))
         with Outputs(options.db) as outputs:
             view = _LogsView(options, task_id, task, outputs)
             if options.follow:

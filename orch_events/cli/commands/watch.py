@@ -5,7 +5,6 @@ With ``--all``, a line for each task that runs. What events mean is decided in `
 `show.watch_frame` and `show.overview_frame`.
 """
 
-import os
 import time
 from argparse import ArgumentParser
 from typing import Final
@@ -24,6 +23,7 @@ from ..failure_output import FailureOutput
 from ..model.event_meaning import ENDS, step_kind
 from ..model.overview import Overview
 from ..model.task_state import TaskState
+from ..show.colours import has_screen
 from ..show.overview_frame import overview_frame
 from ..show.screen import Screen
 from ..show.table import screen_width
@@ -69,7 +69,7 @@ def watch(parser: ArgumentParser, words: list[str]) -> int:
         parser.error("--once does not wait")
     if options.all and options.task is not None:
         parser.error("--all is of every task, and needs none")
-    if options.all and not options.once and not _has_screen():
+    if options.all and not options.once and not has_screen():
         parser.error(
             "--all needs a terminal, or --once; 'events -f' prints the events of all tasks"
         )
@@ -83,10 +83,6 @@ def watch(parser: ArgumentParser, words: list[str]) -> int:
         if options.once:
             return _show_once(reader, task_id, failures)
         return _follow(reader, task_id, failures)
-
-
-def _has_screen() -> bool:
-    return os.isatty(1) and os.environ.get("TERM") != "dumb"
 
 
 def _watch_all(reader: Reader, options: _Options) -> int:
@@ -111,8 +107,7 @@ def _watch_all(reader: Reader, options: _Options) -> int:
 
 def _show_once(reader: Reader, task_id: str, failures: FailureOutput) -> int:
     task = TaskState()
-    for event in reader.query_events(task_id):
-        task.apply(event)
+    task.apply_all(reader.query_events(task_id))
     picture = frame(
         task_id,
         task,
@@ -128,7 +123,7 @@ def _show_once(reader: Reader, task_id: str, failures: FailureOutput) -> int:
 def _follow(reader: Reader, task_id: str, failures: FailureOutput) -> int:
     task = TaskState()
     with EventFeed(reader, task_id) as feed:
-        if _has_screen():
+        if has_screen():
             _draw_frames(task_id, task, feed, failures)
         else:
             _print_events(task, feed, failures)

@@ -35,6 +35,5 @@ def _may_be_alive(reader: EventReader, task_id: str, now: float) -> bool:
     except ValueError:  # its name, which another program has given it, is not Unicode
         return True
     state = TaskState()
-    for event in events:
-        state.apply(event)
+    state.apply_all(events)
     return state.counts(now)["running"] > 0

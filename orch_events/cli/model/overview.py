@@ -75,6 +75,5 @@ class Overview:
     def _read(self, task_id: str) -> TaskState:
         state = TaskState()
         with suppress(ValueError):  # another program has given it a name that is not Unicode
-            for event in self._reader.query_events(task_id):
-                state.apply(event)
+            state.apply_all(self._reader.query_events(task_id))
         return state

@@ -16,7 +16,7 @@ Rules:
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from ... import (
@@ -100,6 +100,11 @@ class TaskState:
         self._index = RunIndex()
 
     # ------------------------------------------------------------------------------------------- taking in events
+
+    def apply_all(self, events: Iterable[Event]) -> None:
+        """`apply` each of them."""
+        for event in events:
+            self.apply(event)
 
     def apply(self, event: Event) -> StepRun | None:
         """Take in the next event; returns the run it is about, if any."""

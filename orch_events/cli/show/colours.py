@@ -4,7 +4,7 @@
 import os
 from typing import Final
 
-__all__ = ["BOLD", "COLOURS", "has_colour", "paint", "tinted"]
+__all__ = ["BOLD", "COLOURS", "has_colour", "has_screen", "paint", "tinted"]
 
 BOLD: Final = "1"
 _RED: Final = "31"
@@ -30,9 +30,14 @@ COLOURS: Final = {
 """The colour of a cell that is a status or an event type."""
 
 
+def has_screen() -> bool:
+    """Whether stdout is a terminal that understands escape sequences."""
+    return os.isatty(1) and os.environ.get("TERM") != "dumb"
+
+
 def has_colour() -> bool:
     """Whether stdout may have colours (https://no-color.org)."""
-    return os.isatty(1) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return has_screen() and not os.environ.get("NO_COLOR")
 
 
 def paint(text: str, colour: str | None) -> str:
