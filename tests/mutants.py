@@ -7,7 +7,7 @@
 
 A mutant is a copy of the package with one change in one file: a comparison swapped, ``and`` for ``or``, a ``not`` or a
 statement left out, 0 for 1, an empty ``except`` body, ``<`` for ``<=`` in SQL (see `_changed`). Without files, those of
-the core and of both engines are changed. Of all their possible mutants `--at-most` are drawn, by `--seed`.
+the core and of both engines are changed; PostgreSQL's need psycopg and a server. Of all their possible mutants `--at-most` are drawn, by `--seed`.
 
 A mutant is killed when a test fails, or takes far longer than any does (`EACH`): it hangs. First those tests run
 that know the file best (`KNOWS`), for all mutants; then, for what is left, those that touch nearly everything (`BROAD`).
@@ -320,8 +320,8 @@ EACH: Final = 15
 AT_ALL: Final = 540
 """Seconds that all may take. A guard, for a mutant that keeps the tests from ending."""
 
-OPTIONS: Final = (
-    *("-q", "--tb=no", "-p", "no:cacheprovider"),
+PYTEST: Final = (
+    *(sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider"),
     *("-o", f"faulthandler_timeout={EACH}", "-o", "faulthandler_exit_on_timeout=true"),
 )
 
@@ -353,15 +353,16 @@ class Copy:
         sound = path.read_text(encoding="utf-8")
         path.write_text(mutant(sound, made.number), encoding="utf-8")
         try:
-            return self.failing(modules)
+            return self.failing(modules, made.file)
         finally:
             path.write_text(sound, encoding="utf-8")
 
-    def failing(self, modules: Sequence[str]) -> str:
+    def failing(self, modules: Sequence[str], file: str = "") -> str:
         files = [f"tests/test_{module}.py" for module in modules]
+        only = ("-k", "postgres") if "/postgres/" in file else ()
         self._failed.unlink(missing_ok=True)
         with subprocess.Popen(
-            [sys.executable, "-m", "pytest", *OPTIONS, f"--basetemp={self._files}", *files],
+            [*PYTEST, *only, f"--basetemp={self._files}", *files],
             cwd=self.root,
             env={**os.environ, "PYTHONPATH": str(self.root)},
             stdout=subprocess.PIPE,
@@ -407,8 +408,6 @@ def modules_of(file: str) -> tuple[str, ...]:
 
 
 def other_modules_of(file: str) -> tuple[str, ...]:
-    if "/postgres/" in file:
-        return ()
     return tuple(module for module in BROAD if module not in modules_of(file))
 
 
