@@ -7,7 +7,8 @@
 
 A mutant is a copy of the package with one change in one file: a comparison swapped, ``and`` for ``or``, a ``not`` or a
 statement left out, 0 for 1, an empty ``except`` body, ``<`` for ``<=`` in SQL (see `_changed`). Without files, those of
-the core and of both engines are changed; PostgreSQL's need psycopg and a server. Of all their possible mutants `--at-most` are drawn, by `--seed`.
+the core and of both engines are changed; PostgreSQL's need psycopg and a server. Of all their possible mutants
+`--at-most` are drawn, by `--seed`.
 
 A mutant is killed when a test fails, or takes far longer than any does (`EACH`): it hangs. First those tests run
 that know the file best (`KNOWS`), for all mutants; then, for what is left, those that touch nearly everything (`BROAD`).
