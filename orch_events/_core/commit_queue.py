@@ -647,14 +647,7 @@ class CommitQueue:
         self._refusal = refusal
         self._lock = threading.RLock()  # another thread of the parent may have held it
         self._changing = set()
-        # The parent commits what it has accepted. Here the call that has forked may be inside a commit or wait for one.
-        inherited = self._committer.forked(refusal)
-        owner = self._commit_owner
-        underway = () if owner is None else owner.batch
-        for entry in (*self._entries, *self._interrupting, *underway):
-            if not entry.last_id:
-                entry.error = entry.error or refusal
-            entry.is_settled = True
+        # The parent commits what it has accepted. Here the sink may have forked, in the middle of a commit.
         self._entries.clear()
         self._interrupting.clear()
         self._waiting.clear()
@@ -664,7 +657,7 @@ class CommitQueue:
             self._thread = None
         self._started_thread = None
         self._is_open = False  # nothing may close the connection
-        return [inherited]
+        return [self._committer.forked(refusal)]
 
     def exiting(self) -> None:
         with suppress(OrchEventsError):  # `lost` has logged it
