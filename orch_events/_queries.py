@@ -31,7 +31,7 @@ from ._storage.interface import (
     Selection,
 )
 from ._storage.pages import page_events, page_step_events
-from ._values.errors import OrchEventsError, PayloadError
+from ._values.errors import ForkedError, OrchEventsError, PayloadError
 from ._values.event_types import STEP_EVENT_TYPES
 from ._values.events import (
     Event,
@@ -320,14 +320,26 @@ class Queries:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        try:
+            self.close()
+        except ForkedError:
+            if (
+                error is None
+            ):  # else the child of a fork leaves the block by an exception of its own
+                raise
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+    async def __aexit__(
+        self, _kind: object, error: BaseException | None, _traceback: object
+    ) -> None:
+        try:
+            await self.aclose()
+        except ForkedError:
+            if error is None:
+                raise
 
     def __del__(self) -> None:
         # Without sessions it never came to be open.

@@ -23,7 +23,7 @@ from contextlib import (
 )
 from typing import Final
 
-from ._values.errors import OrchEventsError, PayloadError
+from ._values.errors import ForkedError, OrchEventsError, PayloadError
 from ._values.event_types import EventType, ObservedStepScope
 from ._values.new_events import NewEvent, new_row
 from ._values.package import PACKAGE
@@ -119,7 +119,8 @@ def _failure(error: BaseException) -> dict[str, object]:
 
 
 def _cannot_record(failure: OrchEventsError) -> None:
-    _logger.error("the end of a step that has failed is not recorded: %s", failure)
+    if not isinstance(failure, ForkedError):  # else it goes on, in the parent
+        _logger.error("the end of a step that has failed is not recorded: %s", failure)
 
 
 @contextmanager

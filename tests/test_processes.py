@@ -120,6 +120,24 @@ print(good)
     assert len(stored(path)) == 3
 
 
+def test_a_child_leaves_the_block_of_a_log_by_what_it_raises_itself(
+    tmp_path: Path, path: Path
+) -> None:
+    source = """
+async def leave_async():
+    async with log:
+        sys.exit(6)
+
+with EventLog(path) as log, log.step("t", "build", heartbeat=0.01):
+    for leave in (lambda: sys.exit(5), lambda: asyncio.run(leave_async())):
+        pid = os.fork()
+        if pid == 0:
+            leave()
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert run_script(tmp_path, START + source, path, options=FORKING) == "5\n6\n"
+
+
 def test_a_fork_in_a_sink_leaves_what_is_queued_to_the_parent(tmp_path: Path, path: Path) -> None:
     source = """
 class Forking:
