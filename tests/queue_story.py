@@ -79,6 +79,8 @@ class Plot(NamedTuple):
     """Threads that cannot be started."""
     hears: bool = False
     """Whether there is a sink."""
+    twice: bool = False
+    """Whether an interruption comes twice."""
     sink_forks: bool = False
     """Whether the sink forks, at its first event, and returns in the child too."""
 
@@ -95,6 +97,18 @@ PLOTS: Final[dict[str, Plot]] = {
     ),
     "no thread starts, and who commits is interrupted": Plot(
         {"a": ["submit"], "loop": ["coroutines"]}, "store raises", failing_starts=6
+    ),
+    "two interruptions": Plot(
+        {"a": ["append", "submit", "flush"], "b": ["submit", "append"]},
+        "handler raises",
+        latest=60,
+        twice=True,
+    ),
+    "two interruptions and a close": Plot(
+        {"a": ["append", "submit", "close"], "b": ["submit", "append", "close"]},
+        "handler raises",
+        latest=100,
+        twice=True,
     ),
     "a fork while others write": Plot(
         {"a": ["fork"] * 3, "b": ["submit", "append"], "c": ["submit"] * 2, "loop": ["coroutines"]}
@@ -476,7 +490,10 @@ class Story:
                 faults.append(Fault(raised=Interrupted(), after_commit=kind.endswith("commit")))
 
     def _interrupt(self, victim: str, handler: Callable[[], None]) -> None:
-        self.scheduler.interrupt(victim, self.plans.randint(1, self._plot.latest), handler)
+        countdowns = [self.plans.randint(1, self._plot.latest)]
+        if self._plot.twice:
+            countdowns.append(self.plans.randint(1, 30))
+        self.scheduler.interrupt(victim, countdowns, handler)
 
     def _raise_in_handler(self) -> None:
         raise Interrupted

@@ -9,7 +9,7 @@ decides who goes on. A task that waits is chosen only when what it waits for has
 Time is simulated. It goes on when everybody waits, to the first moment at which a wait ends; and now and then when
 not, since a machine may be slow.
 
-One task may be interrupted once, as by a signal handler, where CPython looks for signals: while a call waits, after it
+One task may be interrupted, once or twice, as by a signal handler, where CPython looks for signals: while a call waits, after it
 has returned, and where a function of the library begins; but not where nothing is called.
 
 What fails a schedule: everybody waits for ever, or it goes on for ever, or whatever the test itself looks for, by
@@ -21,7 +21,7 @@ import math
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, groupby
 from queue import Empty
@@ -149,7 +149,7 @@ class Scheduler:
         self.time_flows = self.random.choice((0.0, 0.0, 0.02))
         """How likely it is at a choice that time goes on although somebody could."""
         self._victim: str | None = None
-        self._countdown = 0
+        self._countdowns: list[int] = []
         self._handler: Callable[[], None] = lambda: None
         self._numbers = count(1)
 
@@ -313,17 +313,25 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------ signals
 
-    def interrupt(self, victim: str, countdown: int, handler: Callable[[], None]) -> None:
-        """Call `handler` in the task of that name, at the so manieth place where it may be interrupted."""
+    def interrupt(
+        self,
+        victim: str,
+        countdowns: Sequence[int],
+        handler: Callable[[], None],
+    ) -> None:
+        """Call `handler` in the task of that name, at the so manieth place where it may be interrupted.
+
+        With two numbers also at the so manieth after that, which may be in the middle of `handler`.
+        """
         self._victim = victim
-        self._countdown = countdown
+        self._countdowns = [*countdowns]
         self._handler = handler
 
     def look_for_signal(self) -> None:
         task = self._current
         if task is not None and task.name == self._victim:
-            self._countdown -= 1
-            if self._countdown <= 0:
+            self._countdowns[0] -= 1
+            if self._countdowns[0] <= 0:
                 self._interrupt(task)
 
     def _trace_call(self, frame: FrameType, _event: str, _argument: object) -> None:
@@ -337,13 +345,14 @@ class Scheduler:
             return
         for task in self.tasks:
             if task.name == self._victim and task.ready is not None and not task.is_deaf:
-                self._countdown -= 1
-                if self._countdown <= 0:
-                    self._victim = None
+                self._countdowns[0] -= 1
+                if self._countdowns[0] <= 0:
                     task.is_signalled = True
 
     def _interrupt(self, task: Task) -> None:
-        self._victim = None
+        del self._countdowns[0]
+        if not self._countdowns:
+            self._victim = None
         self.trace.append(Step(self.now, task.name, "INTERRUPTED"))
         reason = task.reason
         self._handler()

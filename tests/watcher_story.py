@@ -110,7 +110,7 @@ class Story:
         if chance.random() < 0.5:
             victim = f"follower{chance.randrange(followers)}"
             handler = chance.choice((self._raise, self._follow_briefly, self._hint))
-            scheduler.interrupt(victim, chance.randrange(1, 60), handler)
+            scheduler.interrupt(victim, [chance.randrange(1, 60)], handler)
 
     # -------------------------------------------------------------------------------------- roles
 

@@ -494,7 +494,11 @@ class CommitQueue:
         except BaseException:
             left = self._commit_owner
             if left is not None and left is not owner_before and left.thread == thread:
-                self._change(self._return_batch, left)
+                try:
+                    self._change(self._return_batch, left)
+                except BaseException:  # a second signal handler's
+                    self._change(self._return_batch, left)
+                    raise
             if self._entries:  # their callers rely on this call
                 self._ensure_thread()
             raise

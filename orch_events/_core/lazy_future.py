@@ -30,7 +30,8 @@ class _Alarm:
         self.heard = False
 
     def __del__(self) -> None:
-        if not self.heard:
+        # Without that field it was never made: an exception came in between.
+        if hasattr(self, "heard") and not self.heard:
             self.owner.report_lost(self.error)
 
 
