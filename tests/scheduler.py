@@ -9,8 +9,8 @@ decides who goes on. A task that waits is chosen only when what it waits for has
 Time is simulated. It goes on when everybody waits, to the first moment at which a wait ends; and now and then when
 not, since a machine may be slow.
 
-One task may be interrupted, once or twice, as by a signal handler, where CPython looks for signals: while a call waits, after it
-has returned, and where a function of the library begins; but not where nothing is called.
+One task may be interrupted, once or twice, as by a signal handler, where CPython looks for signals: while a call waits,
+after it has returned, and where a function of the library begins; but not where nothing is called.
 
 What fails a schedule: everybody waits for ever, or it goes on for ever, or whatever the test itself looks for, by
 `Scheduler.fail` and when everybody waits by `Scheduler.when_quiet`. The tasks are then ended by `Abandoned`.
