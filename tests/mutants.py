@@ -78,7 +78,21 @@ KNOWS: Final[dict[str, tuple[str, ...]]] = {
     "_storage/sqlite/task_status": ("tasks", "stats", "foreign_files", "follow"),
     "_storage/sqlite/wal_hints": ("follow_files", "follow", "follow_costs"),
     "_storage/sqlite/write_session": ("queue", "merging", "faults"),
-    "_storage/postgres": ("postgres",),
+    "_storage/postgres": ("log", "postgres"),
+    "_storage/postgres/archiving": ("archive", "retention", "postgres"),
+    "_storage/postgres/checkup": ("postgres",),
+    "_storage/postgres/commit_signal": ("follow", "postgres"),
+    "_storage/postgres/deleting": ("gaps", "retention", "cleanup", "postgres"),
+    "_storage/postgres/figures": ("stats", "tasks", "postgres"),
+    "_storage/postgres/inserting": ("log", "merging", "queue", "postgres"),
+    "_storage/postgres/maintenance_session": ("retention", "cleanup", "archive", "postgres"),
+    "_storage/postgres/outbox": ("postgres",),
+    "_storage/postgres/prunable": ("retention", "cleanup", "postgres"),
+    "_storage/postgres/pruned_table": ("gaps", "retention", "postgres"),
+    "_storage/postgres/read_session": ("log", "gaps", "stats", "postgres"),
+    "_storage/postgres/reading": ("log", "tasks", "postgres"),
+    "_storage/postgres/task_status": ("tasks", "stats", "postgres"),
+    "_storage/postgres/write_session": ("log", "queue", "postgres"),
 }
 """The test modules that know a file or folder of the package best, the fastest first."""
 
