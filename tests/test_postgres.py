@@ -608,6 +608,19 @@ def test_old_events_are_archived_deleted_and_restored(url: str, tmp_path: Path) 
         assert len(list(log.query_events("a", after_id=1))) == 5
 
 
+def test_an_archive_of_which_nothing_was_deleted_is_taken_back(url: str, tmp_path: Path) -> None:
+    with EventLog(url, busy_timeout=0.1) as log:
+        log.insert_event("t", None, "task_completed", {})
+        with closing(raw(url)) as other:
+            other.execute("BEGIN")
+            log_lock.lock_log(other, parse_location(url), PATIENCE)
+            with pytest.raises(WriteError, match="lock timeout"):
+                log.cleanup(keep_last=0, archive=tmp_path)
+        assert list(tmp_path.iterdir()) == []
+        (file,) = log.cleanup(keep_last=0, archive=tmp_path).archived
+        assert Path(file).exists()
+
+
 def test_a_task_that_begins_again_keeps_its_events(url: str) -> None:
     with EventLog(url) as log:
         log.insert_events([("t", None, "x", {})] * 3)
@@ -632,6 +645,36 @@ def test_a_role_that_must_not_create_tables_records_in_those_of_an_administrator
     with EventLog(url.replace("//orch:hidden@", f"//{role}@")) as log:
         assert log.insert_event("t", None, "x", {}) == 1
         assert len(list(log.query_events())) == 1
+
+
+@pytest.mark.parametrize(
+    ("revoked", "missing"),
+    [
+        ("SELECT ON {schema}.events", "read"),
+        ("INSERT ON {schema}.events", "record"),
+        ("USAGE ON SEQUENCE {schema}.events_id", "record"),
+        ("DELETE ON {schema}.events", "clean up"),
+        ("SELECT, INSERT, DELETE ON {schema}.events", "read, record, clean up"),
+    ],
+)
+def test_doctor_says_what_a_role_may_not_do(url: str, revoked: str, missing: str) -> None:
+    EventLog(url).close()
+    schema = parse_location(url).schema
+    role = f"guest_{schema}"
+    execute(url, f"CREATE ROLE {role} LOGIN")
+    execute(url, f"GRANT USAGE ON SCHEMA {schema} TO {role}")
+    execute(url, f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}")
+    execute(url, f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role}")
+    execute(url, f"REVOKE {revoked} FROM {role}")
+    _, found, _ = outcome("--db", url.replace("//orch:hidden@", f"//{role}@"), "doctor")
+    assert f"without: {missing}: this user may not {missing}: GRANT" in found
+
+
+def test_doctor_finds_a_newer_schema(url: str) -> None:
+    EventLog(url).close()
+    execute(url, "UPDATE {schema}.version SET number = 2")
+    status, found, _ = outcome("--db", url, "doctor")
+    assert status == 1 and "newer" in found and "privileges" not in found
 
 
 def test_a_log_that_does_not_exist_is_not_made_by_reading(url: str) -> None:
