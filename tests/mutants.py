@@ -50,8 +50,16 @@ FOLDERS: Final = (
 KNOWS: Final[dict[str, tuple[str, ...]]] = {
     "_core": ("store", "sinks", "futures", "queue", "interleavings"),
     "_core/async_append": ("store", "futures", "asyncio"),
-    "_core/commit_queue": ("store", "futures", "queue", "ends", "interrupts", "faults"),
-    "_core/commit_watcher": ("store", "follow", "follow_files"),
+    "_core/commit_queue": (
+        "store",
+        "schedules",
+        "futures",
+        "queue",
+        "ends",
+        "interrupts",
+        "faults",
+    ),
+    "_core/commit_watcher": ("store", "watcher_schedules", "follow", "follow_files"),
     "_core/following": ("store", "gaps", "follow"),
     "_core/loop_acks": ("store", "futures", "asyncio"),
     "_core/paging": ("store", "gaps", "log"),

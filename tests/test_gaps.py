@@ -220,6 +220,7 @@ def test_one_of_those_forgotten_comes_back_and_goes_again(
     for engine in ("sqlite", "postgres"):
         module = f"orch_events._storage.{engine}.pruned_table"
         monkeypatch.setattr(f"{module}._REMEMBERED", 1)
+    log.insert_event("alive", None, "x")
     store(path, [row for task in "abc" for row in finished(task, 3)])
     (file,) = log.cleanup(older_than=CUTOFF, archive=path.parent).archived
     back = path.with_name("back.jsonl")
@@ -227,7 +228,7 @@ def test_one_of_those_forgotten_comes_back_and_goes_again(
     assert outcome("--db", path, "emit", "--jsonl", back, "--restore")[0] == 0
     log.insert_event("c", None, "task_started", {})
     assert log.cleanup(older_than=CUTOFF).events == 3
-    for task, after_id in (("a", 1), ("b", 4)):
+    for task, after_id in (("a", 2), ("b", 5)):
         with pytest.raises(PrunedError):
             list(log.query_events(task, after_id=after_id))
 

@@ -388,6 +388,10 @@ def test_a_server_that_is_away_is_an_error_at_the_deadline_and_no_end(
         try:
             with pytest.raises(WriteError, match="perhaps written|not written"):
                 log.insert_event("t", None, "meanwhile", {})
+            with pytest.raises(
+                WriteError, match="not written: "
+            ):  # before the fate of that is known
+                log.insert_event("t", None, "then", {})
             with pytest.raises(OrchEventsError) as caught:
                 EventLog(url)
             assert "hidden" not in str(caught.value)
@@ -685,6 +689,17 @@ def test_a_log_that_does_not_exist_is_not_made_by_reading(url: str) -> None:
             next(iter(reader.query_events()))
         EventLog(url).close()
         assert list(reader.query_events()) == []
+
+
+def test_a_schema_that_is_dropped_under_an_open_log_is_an_error(url: str) -> None:
+    with EventLog(url) as log:
+        log.insert_event("t", None, "x", {})
+        assert len(list(log.query_events())) == 1
+        execute(url, "DROP SCHEMA {schema} CASCADE")
+        with pytest.raises(SchemaError, match="cannot read"):
+            list(log.query_events())
+        with pytest.raises(SchemaError, match="not written"):
+            log.insert_event("t", None, "x", {})
 
 
 def test_six_at_once_make_one_log(url: str) -> None:

@@ -333,6 +333,8 @@ def test_a_file_made_without_auto_vacuum_says_so(path: Path) -> None:
         done = log.cleanup(keep_last=0)
         assert (done.events, done.bytes_freed) == (800, 0)
         assert done.bytes_reusable > 100_000
+        log.insert_event("t", None, "x")
+        assert log.stats().event_bytes < done.bytes_reusable
 
 
 def test_it_waits_for_others_and_leaves_no_transaction(path: Path) -> None:

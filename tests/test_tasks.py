@@ -170,3 +170,10 @@ def test_as_many_tasks_are_listed_as_fit_on_the_screen(db: Path) -> None:
             *(f"t{n}" for n in range(29, 22, -1)),
             "orch-events:",
         ]
+
+
+def test_a_command_without_a_task_takes_that_of_the_newest_event(db: Path) -> None:
+    for task in ("old", "new", ""):
+        record(db, (task, "task_started", hours(1), {}))
+    status, printed, _ = outcome("--db", db, "trace")
+    assert status == 0 and "new" in printed and "old" not in printed
