@@ -47,6 +47,15 @@ def test_the_queue_keeps_its_promises_where_they_once_failed(workers: Workers, a
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("about", PLOTS)
+def test_the_queue_keeps_its_promises_in_thousands_of_these_schedules(
+    workers: Workers, about: str
+) -> None:
+    for seed in range(PLOT_SEEDS, PLOT_SEEDS + 3000):
+        run(seed, workers, about)
+
+
+@pytest.mark.long
 def test_the_queue_keeps_its_promises_in_a_hundred_thousand_schedules(workers: Workers) -> None:
     for seed in range(SEEDS, SEEDS + 100_000):
         run(seed, workers)

@@ -364,12 +364,14 @@ class CommitQueue:
         return claim
 
     def _return_batch(self, claim: _Claim) -> None:
-        """Undo a `_take_batch` that was not followed by a commit, because an exception came in between."""
+        """Undo a `_take_batch` that was not followed by a commit, because an exception came in between. Once."""
+        if self._commit_owner is not claim:
+            return
         if not claim.has_begun:
             taken = [entry for entry in claim.batch if entry not in self._entries]
             self._entries.extendleft(reversed(taken))
             self._depth = sum(len(entry.rows) for entry in self._entries)
-        self._release(claim)
+        self._commit_owner = None
 
     def _release(self, claim: _Claim) -> None:
         if self._commit_owner is claim:
@@ -398,7 +400,8 @@ class CommitQueue:
         """Pass on the outcomes of `batch` to the callers that have not got theirs yet."""
         for entry in batch:
             if entry.rows and not entry.last_id and entry.error is None:
-                entry.error = WriteError(f"{self.path}: not written: interrupted", self.path)
+                unknown = f"{self.path}: interrupted, perhaps not written"
+                entry.error = WriteError(unknown, self.path)
             entry.is_settled = True
         loop_entries: list[LoopEntry] = []
         for entry in batch:
@@ -651,7 +654,11 @@ class CommitQueue:
         self._refusal = refusal
         self._lock = threading.RLock()  # another thread of the parent may have held it
         self._changing = set()
-        # The parent commits what it has accepted. Here the sink may have forked, in the middle of a commit.
+        # The parent commits what it has accepted. Here the sink may have forked, in the middle of a commit, called by a
+        # thread that waits for a later one.
+        for entry in (*self._entries, *self._interrupting):
+            entry.error = refusal
+            entry.is_settled = True
         self._entries.clear()
         self._interrupting.clear()
         self._waiting.clear()
