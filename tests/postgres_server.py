@@ -89,7 +89,7 @@ class Pooler:
     """PgBouncer in transaction mode before a server: each transaction may get another of its connections."""
 
     def __init__(self, server: Server, folder: Path) -> None:
-        self.url = f"postgresql://orch@/events?host={folder}"
+        self._socket = folder / ".s.PGSQL.5432"
         settings = folder / "settings"
         settings.write_text(f"""[databases]
 events = host={server.folder} user=orch
@@ -106,6 +106,11 @@ default_pool_size = 3
             self._process = subprocess.Popen(
                 [*as_another_user(folder), program, str(settings)], stdout=said, stderr=said
             )
+
+    def accepts(self) -> bool:
+        """Whether it can be connected to, which is so a moment after its socket is there."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self._socket)) == 0
 
     def __enter__(self) -> "Pooler":
         return self

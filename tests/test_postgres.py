@@ -470,10 +470,10 @@ def test_a_pooler_in_transaction_mode_changes_nothing_but_the_waking(
 ) -> None:
     with (
         TemporaryDirectory(prefix="pg", dir="/tmp", ignore_cleanup_errors=True) as folder,
-        Pooler(server, Path(folder)),
+        Pooler(server, Path(folder)) as pooler,
     ):
         pooled = url.replace(f"host={server.folder}", f"host={folder}")
-        wait_until(Path(folder, ".s.PGSQL.5432").exists)
+        wait_until(pooler.accepts)
         with EventLog(pooled) as log, EventLog(pooled) as other, EventReader(pooled) as reader:
             seen: list[int] = []
             events = reader.follow_events("t", until_finished=True)
