@@ -118,7 +118,7 @@ PLOTS: Final[dict[str, Plot]] = {
         twice=True,
     ),
     "a fork while others write": Plot(
-        {"a": ["fork"] * 3, "b": ["submit", "append"], "c": ["submit"] * 2, "loop": ["coroutines"]}
+        {"a": ["fork"], "b": ["submit", "append"], "c": ["submit"] * 2, "loop": ["coroutines"]}
     ),
     "a fork in a sink": Plot(
         {"a": ["append", "submit", "append"], "b": ["submit"] * 3}, hears=True, sink_forks=True
