@@ -192,6 +192,26 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
+class LineTracer:
+    """A trace function that calls `interrupt` before the n-th line of the library that is executed."""
+
+    def __init__(self, number: int, interrupt: Callable[[], object]) -> None:
+        self.lines = 0
+        """How many there were so far."""
+        self._number = number
+        self._interrupt = interrupt
+
+    def __call__(self, frame: FrameType, _event: str, _argument: object) -> Tracer | None:
+        return self._trace_line if frame.f_code.co_filename.startswith(LIBRARY) else None
+
+    def _trace_line(self, _frame: FrameType, event: str, _argument: object) -> Tracer:
+        if event == "line":
+            self.lines += 1
+            if self.lines == self._number:
+                self._interrupt()
+        return self._trace_line
+
+
 def interrupted_at_line(
     number: int, scenario: Callable[[], object], interrupt: Callable[[], object]
 ) -> bool:
@@ -201,26 +221,14 @@ def interrupted_at_line(
     A signal handler of the host's, a finalizer or a trace function may run at just these moments. What `interrupt`
     raises is raised there.
     """
-    lines = 0
-
-    def trace_line(_frame: FrameType, event: str, _argument: object) -> Tracer | None:
-        nonlocal lines
-        if event == "line":
-            lines += 1
-            if lines == number:
-                interrupt()
-        return trace_line
-
-    def trace_call(frame: FrameType, _event: str, _argument: object) -> Tracer | None:
-        return trace_line if frame.f_code.co_filename.startswith(LIBRARY) else None
-
+    tracer = LineTracer(number, interrupt)
     before = sys.gettrace()
-    sys.settrace(trace_call)
+    sys.settrace(tracer)
     try:
         scenario()
     finally:
         sys.settrace(before)
-    return lines >= number
+    return tracer.lines >= number
 
 
 STEP: Final = pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.long)])

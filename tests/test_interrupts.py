@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import pytest
@@ -19,11 +18,10 @@ import pytest
 from orch_events import EventLog, EventSink, OrchEventsError, TracingEventSink
 
 from .helpers import (
-    LIBRARY,
     PATIENCE,
     STEP,
+    LineTracer,
     NewEvent,
-    Tracer,
     interrupted_at_each_line,
     interrupted_at_line,
     library_threads,
@@ -203,23 +201,11 @@ def test_a_finalizer_may_record_at_each_line_of_the_writer_thread(
 ) -> None:
     def run(number: int) -> bool:
         path = tmp_path / f"{number}.db"
-        lines = 0
-
-        def trace_line(_frame: object, event: str, _argument: object) -> Tracer:
-            nonlocal lines
-            if event == "line":
-                lines += 1
-                if lines == number:
-                    interrupt()
-            return trace_line
-
-        def trace_call(frame: FrameType, _event: str, _argument: object) -> Tracer | None:
-            return trace_line if frame.f_code.co_filename.startswith(LIBRARY) else None
-
         with EventLog(path) as log:
             interrupt = Interrupt(log, blocking)
+            tracer = LineTracer(number, interrupt)
             before = threading.gettrace() or (lambda *_: None)
-            threading.settrace(trace_call)
+            threading.settrace(tracer)
             try:
                 own = log.submit_event("t", None, "own", {}).result(PATIENCE)
                 log.flush()
@@ -228,7 +214,7 @@ def test_a_finalizer_may_record_at_each_line_of_the_writer_thread(
         wait_until(lambda: library_threads() == [])  # one that was interrupted at its end, too
         ids = [own, *(future.result(0) for future in interrupt.accepted), *interrupt.recorded]
         assert {row.event_id for row in stored(path)} == set(ids)
-        return lines >= number
+        return tracer.lines >= number
 
     number = 1
     while start(lambda: run(number)).result(PATIENCE):

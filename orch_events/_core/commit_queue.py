@@ -33,10 +33,9 @@ from typing import (
 )
 
 from .._storage.interface import WriteSession
-from .._storage.process_hooks import register
+from .._storage.process_hooks import opened_before_fork, register
 from .._storage.self_deadlock import WRITING
 from .._values.errors import (
-    ForkedError,
     LogClosedError,
     OrchEventsError,
     QueueFullError,
@@ -648,9 +647,7 @@ class CommitQueue:
             self.close(wait=False)
 
     def forked(self) -> list[object]:
-        refusal = ForkedError(
-            f"{self.path}: this log was opened before a fork; open a new one in the child"
-        )
+        refusal = opened_before_fork(self.path)
         self._refusal = refusal
         self._lock = threading.RLock()  # another thread of the parent may have held it
         self._changing = set()

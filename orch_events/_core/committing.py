@@ -71,9 +71,10 @@ class Committer:
         rows: Sequence[NewRow],
         interruption: BaseException,
     ) -> None:
-        """After an exception of the host's, which may have been raised before the commit or after it."""
-        unknown = WriteError(f"{self._path}: interrupted twice, perhaps not written", self._path)
-        self._fail(batch, unknown)
+        """After an exception of the host's, which may have been raised before the commit or after it.
+
+        Another one in here leaves entries without an outcome: to `CommitQueue` these are perhaps not written.
+        """
         last_id = self._session.find_interrupted(rows)
         if last_id is None:
             reason = f"interrupted by {type(interruption).__name__}: {interruption}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from typing import Final, TypeVar
 
 from .._storage.interface import ReadSession, Store
-from .._storage.process_hooks import register
+from .._storage.process_hooks import opened_before_fork, register
 from .._values.errors import (
     ForkedError,
     LogClosedError,
@@ -145,9 +145,7 @@ class ReadSessions:
         self.close(ExitingError)
 
     def forked(self) -> list[object]:
-        self._refusal = ForkedError(
-            f"{self.path}: this log was opened before a fork; open a new one in the child"
-        )
+        self._refusal = opened_before_fork(self.path)
         inherited = [session.inherited() for session in (*self._spare, *self._lent)]
         self._spare = []  # nothing may close them
         return inherited

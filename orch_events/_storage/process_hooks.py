@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakSet
 
+from .._values.errors import ForkedError
 from .self_deadlock import WRITING
 
 
@@ -28,6 +29,11 @@ class Holder(Protocol):
 _HOLDERS: Final[WeakSet[Holder]] = WeakSet()
 
 register = _HOLDERS.add
+
+
+def opened_before_fork(path: str) -> ForkedError:
+    """What the calls of a holder are refused with in the child of a fork."""
+    return ForkedError(f"{path}: this log was opened before a fork; open a new one in the child")
 
 
 def _holders() -> list[Holder]:
