@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
-    closing,
 )
 from datetime import (
     UTC,
@@ -338,8 +337,17 @@ class EventLog(Queries):
         sessions = self._sessions
         with sessions.lend():  # if the log may still be used
             session = sessions.store.open_for_maintenance("normal", sessions.busy_timeout)
-        with closing(session):
-            return clean(session, sessions.store.name, plan, progress)
+
+        def report(done: Cleanup) -> None:
+            if progress is not None:
+                progress(done)
+            sessions.refuse_child()  # `progress` may have forked, and returned in the child
+
+        try:
+            return clean(session, sessions.store.name, plan, report)
+        finally:
+            if not sessions.is_inherited:
+                session.close()
 
 
 def _cleanup_plan(

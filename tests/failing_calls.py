@@ -99,7 +99,7 @@ class FailingSession:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._session, name)
-        if name in ("close", "inherited", "check", "rows_per_commit"):
+        if name in ("close", "check", "rows_per_commit"):
             return found
 
         def call(*arguments: object) -> object:

@@ -118,9 +118,6 @@ class _Session:
     def __init__(self, store: ListStore) -> None:
         self._store = store
 
-    def inherited(self) -> object:
-        return self
-
     def close(self) -> None:
         self._store.open_sessions -= 1
 

@@ -71,7 +71,6 @@ parked = [log.follow_events(after_id=2), reader.follow_step_events("t", after_id
 assert [next(follower).event_id for follower in parked] == [3, 3]
 waiting = threading.Thread(target=lambda: list(log.follow_events("t", until_finished=True)))
 waiting.start()
-time.sleep(0.3)  # until it waits: a fork in the midst of another thread's SQLite call may leave SQLite locked
 
 async def follow(log):
     return [event.event_id async for event in log.follow_events_async("t", until_finished=True)]

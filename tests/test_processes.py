@@ -242,6 +242,8 @@ def child():
         except ForkedError:
             continue
         raise AssertionError("not refused")
+    with EventLog(path) as own:
+        own.insert_event("child", None, "x", {})
 
 stop = False
 log = EventLog(path, durability="normal")
@@ -259,6 +261,186 @@ log.close()
 print(good)
 """
     assert run_script(tmp_path, START + source, path, options=FORKING) == "15\n"
+    assert [row.task_id for row in stored(path)].count("child") == 15
+
+
+INHERITED: Final = {
+    "log": "log = EventLog(path)",
+    "reader": "log = EventReader(path); next(log.query_events())",
+    "follower": "log = EventReader(path); follower = log.follow_events(); next(follower)",
+}
+"""What a parent may have open at a fork."""
+
+
+@pytest.mark.parametrize("inherited", INHERITED)
+def test_what_a_child_commits_outlives_its_parent(
+    tmp_path: Path, path: Path, inherited: str
+) -> None:
+    source = f"""
+def child():
+    with EventLog(path) as own:
+        own.insert_event("child", None, "x", {{}})
+        os.write(is_open, b".")
+        os.read(hold, 1)
+        own.insert_event("child", None, "x", {{}})
+
+hold, go = os.pipe()
+wait, is_open = os.pipe()
+with EventLog(path) as first:
+    first.insert_event("parent", None, "x", {{}})
+{INHERITED[inherited]}
+pid = fork(child)
+os.read(wait, 1)
+follower = None
+log.close()  # the last that the parent has open
+with EventLog(path) as another:
+    another.insert_event("another", None, "x", {{}})
+os.write(go, b".")
+assert ended_well(pid)
+"""
+    run_script(tmp_path, START + source, path, options=FORKING)
+    assert [row.task_id for row in stored(path)] == ["parent", "child", "another", "child"]
+
+
+@only_files
+def test_a_fork_waits_for_what_other_threads_commit(tmp_path: Path, path: Path) -> None:
+    source = """
+def child():
+    with EventLog(path) as own:
+        own.insert_event("child", None, "x", {})
+
+log = EventLog(path)
+locked = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+locked.execute("BEGIN IMMEDIATE")
+writer = threading.Thread(target=log.insert_event, args=("parent", None, "x", {}))
+writer.start()
+time.sleep(0.2)  # until it waits for the lock
+threading.Timer(0.5, locked.rollback).start()
+pid = fork(child)
+writer.join()
+locked.close()
+assert ended_well(pid)
+log.close()
+"""
+    run_script(tmp_path, START + source, path, options=FORKING)
+    assert [row.task_id for row in stored(path)] == ["parent", "child"]
+
+
+@only_files
+@pytest.mark.parametrize("goes_on", ["os._exit(0)", "returned = True"])
+def test_a_child_of_a_fork_amid_a_transaction_is_refused_the_file_and_does_no_harm(
+    tmp_path: Path, path: Path, goes_on: str
+) -> None:
+    source = f"""
+def interrupt(frame, event, argument):
+    global calls, pid
+    calls += event == "call" and frame.f_code.co_name == "_insert_some"
+    if pid is None and calls == 2:
+        pid = os.fork()
+        if not pid:
+            signal.alarm(30)
+            for open_log in (EventLog, EventReader):
+                try:
+                    list(open_log(path).query_events())
+                except ForkedError as error:
+                    assert "in the middle of a call" in str(error)
+                else:
+                    os._exit(1)
+            {goes_on}
+
+calls, pid = 0, None
+log = EventLog(path)
+sys.setprofile(interrupt)
+try:
+    # More than one statement, and more pages than SQLite holds back in memory.
+    log.insert_events([("t", None, "x", {{"text": "x" * 4096}})] * 5000)
+except ForkedError:
+    os._exit(0 if pid == 0 else 1)
+sys.setprofile(None)
+assert pid and ended_well(pid)
+
+def child():
+    with EventLog(path) as own:
+        own.insert_event("child", None, "x", {{}})
+
+assert ended_well(fork(child))
+log.close()
+"""
+    run_script(tmp_path, START + source, path, options=FORKING)
+    assert len(stored(path)) == 5000 + 1
+
+
+@only_files
+@pytest.mark.long
+def test_a_fork_does_not_wait_for_ever(tmp_path: Path, path: Path) -> None:
+    source = """
+def child():
+    try:
+        EventLog(path)
+    except ForkedError:
+        return
+    raise AssertionError("not refused")
+
+log = EventLog(path)
+locked = sqlite3.connect(path, isolation_level=None)
+locked.execute("BEGIN IMMEDIATE")
+writer = threading.Thread(target=log.insert_event, args=("parent", None, "x", {}))
+writer.start()
+time.sleep(0.2)  # until it waits for the lock
+assert ended_well(fork(child))
+locked.rollback()
+locked.close()
+writer.join()
+log.close()
+"""
+    run_script(tmp_path, START + source, path, options=FORKING)
+    assert [row.task_id for row in stored(path)] == ["parent"]
+
+
+def test_threads_may_fork_at_once(tmp_path: Path, path: Path) -> None:
+    source = """
+def child():
+    with EventLog(path) as own:
+        own.insert_event("child", None, "x", {})
+
+def work():
+    for _ in range(5):
+        log.insert_event("parent", None, "x", {})
+        good.append(ended_well(fork(child)))
+
+good = []
+log = EventLog(path)
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+log.close()
+print(good.count(True))
+"""
+    assert run_script(tmp_path, START + source, path, options=FORKING) == "20\n"
+    assert [row.task_id for row in stored(path)].count("child") == 20
+
+
+def test_a_cleanup_does_not_go_on_in_a_child(tmp_path: Path, path: Path) -> None:
+    source = """
+from datetime import datetime, timezone
+
+def progress(done):
+    if done.events and not pids:
+        pids.append(os.fork())
+
+pids = []
+with EventLog(path) as log:
+    log.insert_events([("t", None, "x", {})] * 5000)
+    try:
+        log.cleanup(keep_last=1, only_finished=False, batch=100, progress=progress)
+    except ForkedError:
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 7
+"""
+    run_script(tmp_path, START + source, path, options=FORKING)
+    assert len(stored(path)) == 1
 
 
 @only_files
@@ -267,6 +449,7 @@ print(good)
     [
         "pass",
         "del log; gc.collect()",
+        "open_late()",
         *(pytest.param(end, marks=pytest.mark.long) for end in ("os._exit(0)", "sys.exit(0)")),
     ],
 )
@@ -274,6 +457,19 @@ def test_a_childs_end_does_not_touch_the_file(tmp_path: Path, path: Path, end: s
     """By then the parent is gone and another writer has been killed: what it acked is in the -wal file alone."""
     source = f"""
 import gc
+
+def open_late():
+    if sys.version_info >= (3, 12):
+        with EventReader(path) as own:
+            assert [event.task_id for event in own.query_events()] == ["parent", "killed"]
+        return
+    try:
+        EventReader(path)
+    except ForkedError as error:
+        assert "needs Python 3.12" in str(error)
+        return
+    raise AssertionError("not refused")
+
 log = EventLog(path)
 log.insert_event("parent", None, "x", {{}})
 hold, go = os.pipe()

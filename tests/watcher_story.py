@@ -71,9 +71,6 @@ class CountedSignal:
         self._scheduler.step("Signal.is_gone")
         return self._story.is_gone
 
-    def inherited(self) -> object:
-        return None
-
     def close(self) -> None:
         self._scheduler.step("Signal.close")
         self.is_closed = True

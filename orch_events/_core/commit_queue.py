@@ -646,7 +646,7 @@ class CommitQueue:
         elif not self._is_owner():
             self.close(wait=False)
 
-    def forked(self) -> list[object]:
+    def forked(self) -> None:
         refusal = opened_before_fork(self.path)
         self._refusal = refusal
         self._lock = threading.RLock()  # another thread of the parent may have held it
@@ -665,7 +665,7 @@ class CommitQueue:
             self._thread = None
         self._started_thread = None
         self._is_open = False  # nothing may close the connection
-        return [self._committer.forked(refusal)]
+        self._committer.refuse(refusal)
 
     def exiting(self) -> None:
         with suppress(OrchEventsError):  # `lost` has logged it

@@ -153,11 +153,10 @@ class Watcher:
         for bell in self.bells.copy():
             self._ring(bell)
 
-    def forked(self) -> list[object]:
+    def forked(self) -> None:
         _WATCHERS.clear()
         self._unclaimed.clear()  # nothing may close the signal
         self._error = ForkedError(f"{self._path}: followed since before a fork")
-        return [self._signal.inherited()]
 
     def exiting(self) -> None:
         self._exiting = True  # also if more followers come

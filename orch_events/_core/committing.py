@@ -60,10 +60,9 @@ class Committer:
             raise
         self._announce(batch)
 
-    def forked(self, refusal: ForkedError) -> object:
-        """In the child of a fork: commit nothing any more; the parent's handle, to be kept."""
+    def refuse(self, refusal: ForkedError) -> None:
+        """Commit nothing any more."""
         self._refusal = refusal
-        return self._session.inherited()
 
     def _find_outcome(
         self,

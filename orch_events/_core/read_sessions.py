@@ -48,7 +48,6 @@ class ReadSessions:
         """Those of all followers, which are rung at the close."""
         self._must_exist = must_exist
         self._spare: list[ReadSession] = []
-        self._lent: set[ReadSession] = set()
         self._refusal: OrchEventsError | None = None
         register(self)
 
@@ -62,7 +61,6 @@ class ReadSessions:
         if self._refusal is not None:
             raise type(self._refusal)(str(self._refusal))
         session = self._take()
-        self._lent.add(session)
         try:
             yield session
         except BaseException:
@@ -78,9 +76,8 @@ class ReadSessions:
         return self.store.open_for_reading(self.busy_timeout)
 
     def _take_back(self, session: ReadSession, usable: bool) -> None:
-        self._lent.discard(session)
-        if isinstance(self._refusal, ForkedError):
-            return  # it is the parent's
+        if self.is_inherited:
+            return
         if not usable:
             session.close()
             return
@@ -119,10 +116,19 @@ class ReadSessions:
         """Whether `close` was called, or never will be because of a fork."""
         return self._refusal is not None
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is the child of a fork: the sessions are the parent's."""
+        return isinstance(self._refusal, ForkedError)
+
+    def refuse_child(self) -> None:
+        """`ForkedError` in the child of a fork."""
+        if self.is_inherited:
+            raise ForkedError(str(self._refusal))
+
     def close(self, refusal: type[LogClosedError] = LogClosedError) -> None:
         """Close the spare sessions; those that are lent are closed when they come back. Idempotent."""
-        if isinstance(self._refusal, ForkedError):
-            raise ForkedError(str(self._refusal))
+        self.refuse_child()
         self._refusal = refusal(f"{self.path}: this log is closed")
         self.close_spare()
         for bell in self.bells.copy():
@@ -144,8 +150,6 @@ class ReadSessions:
     def exiting(self) -> None:
         self.close(ExitingError)
 
-    def forked(self) -> list[object]:
+    def forked(self) -> None:
         self._refusal = opened_before_fork(self.path)
-        inherited = [session.inherited() for session in (*self._spare, *self._lent)]
         self._spare = []  # nothing may close them
-        return inherited

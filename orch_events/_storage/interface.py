@@ -71,10 +71,6 @@ class WriteSession(Protocol):
         """
         ...
 
-    def inherited(self) -> object:
-        """In the child of a fork: the parent's handle, which must be kept and never be closed."""
-        ...
-
     def close(self) -> None:
         """Release what the session holds."""
 
@@ -229,10 +225,6 @@ class ReadSession(Protocol):
         """What the store takes now."""
         ...
 
-    def inherited(self) -> object:
-        """In the child of a fork: the parent's handle, which must be kept and never be closed."""
-        ...
-
     def close(self) -> None:
         """Release what the session holds."""
 
@@ -385,10 +377,6 @@ class Signal(Protocol):
 
     def is_gone(self) -> bool:
         """Whether the store is no longer there, or another one stands in its place."""
-        ...
-
-    def inherited(self) -> object:
-        """In the child of a fork: the parent's handle, which must be kept and never be closed."""
         ...
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What has to happen at a fork and at the interpreter's end, and nothing else.
 
-An object that holds a session of an engine registers here, weakly, when it opens it.
+An object that holds a session of an engine registers here, weakly, when it opens it, and so does each connection.
 """
 
 import atexit
@@ -9,7 +9,11 @@ import os
 import sys
 from collections.abc import Callable
 from typing import Final, Protocol
-from weakref import WeakSet
+from weakref import (
+    ReferenceType,
+    WeakSet,
+    ref,
+)
 
 from .._values.errors import ForkedError
 from .self_deadlock import WRITING
@@ -18,8 +22,8 @@ from .self_deadlock import WRITING
 class Holder(Protocol):
     """An object that holds sessions."""
 
-    def forked(self) -> list[object]:
-        """In the child of a fork: refuse every later call; the handles inherited from the parent."""
+    def forked(self) -> None:
+        """In the child of a fork: refuse every later call, and close nothing."""
         ...
 
     def exiting(self) -> None:
@@ -29,6 +33,19 @@ class Holder(Protocol):
 _HOLDERS: Final[WeakSet[Holder]] = WeakSet()
 
 register = _HOLDERS.add
+
+_HANDLES: Final[dict[ReferenceType[object], None]] = {}
+"""The connections of this process that are open."""
+
+
+def never_close_in_child(handle: object) -> None:
+    """In the child of a fork do not let this connection of the parent's be collected, not even at the child's end.
+
+    SQLite would take itself for the file's last user and delete the ``-wal`` file that others use; a driver would tell
+    the server to end the parent's session.
+    """
+    # Forgotten by a function written in C: an exception that a signal handler raises in a callback of Python's is lost.
+    _HANDLES[ref(handle, _HANDLES.pop)] = None
 
 
 def opened_before_fork(path: str) -> ForkedError:
@@ -44,19 +61,35 @@ def _holders() -> list[Holder]:
             continue
 
 
+def _reference_counter() -> Callable[[object], None]:
+    """Adds a reference to an object that nothing takes away."""
+    from ctypes import py_object, pythonapi
+
+    increment: Callable[[object], None] = pythonapi.Py_IncRef
+
+    def add_reference(handle: object) -> None:
+        increment(py_object(handle))
+
+    return add_reference
+
+
+def _about_to_fork() -> None:
+    if (
+        _HANDLES
+    ):  # else the child would wait for ever, should another thread be in the middle of the import
+        _reference_counter()
+
+
 def _forked() -> None:
-    inherited = [handle for holder in _holders() for handle in holder.forked()]
+    inherited = [handle for reference in list(_HANDLES) if (handle := reference()) is not None]
+    if inherited:
+        add_reference = _reference_counter()
+        for handle in inherited:  # only a reference that has no owner survives an interpreter's end
+            add_reference(handle)
+    for holder in _holders():
+        holder.forked()
     _HOLDERS.clear()
     WRITING.clear()  # the threads have not come along, and a new one may get the ident of one of them
-    # They must never be closed, not even at the child's end. SQLite, for one, still counts the parent's locks as its
-    # own: it would take itself for the last user and delete the ``-wal`` file that others use. Only a reference that
-    # has no owner survives the end of an interpreter.
-    if inherited:
-        import ctypes
-
-        keep: Callable[[object], None] = ctypes.pythonapi.Py_IncRef
-        for handle in inherited:
-            keep(ctypes.py_object(handle))
 
 
 def _exiting() -> None:
@@ -69,4 +102,4 @@ atexit.register(_exiting)
 
 
 if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(before=_about_to_fork, after_in_child=_forked)

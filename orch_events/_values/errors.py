@@ -41,9 +41,14 @@ class LogClosedError(OrchEventsError):
 class ForkedError(OrchEventsError):
     """The log or reader was opened before `os.fork()` and used in the child. Open a new one there.
 
-    SQLite connections must not cross a fork (https://sqlite.org/howtocorrupt.html, section 2.6). If
-    another thread was inside SQLite at the moment of the fork, a lock of SQLite's own may stay
-    locked in the child, and it hangs there: fork before threads are at work, or use ``spawn``.
+    A fork waits until no other thread is in the middle of a commit or a query, for at most 5 seconds.
+    A new log of a file is refused too if it waited in vain, if a signal handler forked in the middle
+    of such a call, or, before Python 3.12, if the parent has closed the file since and others have
+    opened it.
+
+    SQLite connections must not cross a fork (https://sqlite.org/howtocorrupt.html, section 2.6): what
+    the program itself has open on the file, by `sqlite3` or another copy of this package, is to be
+    closed before. Where other threads of it use SQLite, the child may hang: ``spawn`` it instead.
     """
 
 

@@ -106,9 +106,6 @@ class PostgresSignal:
         """A log in a database is not replaced."""
         return False
 
-    def inherited(self) -> object:
-        return self._connection
-
     def close(self) -> None:
         """Release the connection and the sockets."""
         if self._connection is not None:

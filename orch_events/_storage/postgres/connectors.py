@@ -16,6 +16,7 @@ from typing import (
 
 from ..._values.errors import OrchEventsError
 from ..._values.postgres_database import PostgresDatabase
+from ..process_hooks import never_close_in_child
 from .driver import Connection
 from .host_connections import adapt, driver_error
 from .location import Location
@@ -93,7 +94,7 @@ class UrlConnector:
         self.errors: tuple[type[Exception], ...] = (self._driver.Error,)
 
     def connect(self, seconds: float = CONNECT_SECONDS, prepares: bool = False) -> Connection:
-        return self._driver.connect(
+        connection = self._driver.connect(
             self.location.url,
             autocommit=True,
             prepare_threshold=_PREPARED_AFTER if prepares else None,
@@ -105,6 +106,8 @@ class UrlConnector:
             keepalives_interval=5,
             keepalives_count=3,
         )
+        never_close_in_child(connection)
+        return connection
 
 
 class _HostError(Exception):
@@ -128,6 +131,7 @@ class HostConnector:
         except Exception as error:
             raise _HostError(f"cannot connect: {error}") from error
         self.errors = (_HostError, driver_error(made))
+        never_close_in_child(made)
         try:
             return adapt(made)
         except BaseException:

@@ -149,8 +149,5 @@ class PostgresReadSession:
         total, free = self._ask(lambda connection: figures.read_size(connection, self._schema))
         return StoreSize(total, 0, total - free)
 
-    def inherited(self) -> Connection:
-        return self._connection
-
     def close(self) -> None:
         self._connection.close()

@@ -16,7 +16,6 @@ from ..._values.errors import WriteError
 from ..._values.new_events import NewRow
 from ..interface import AppendError, Durability
 from .connectors import RECONNECT_PAUSE, Connector
-from .driver import Connection
 from .error_codes import (
     affects_all,
     is_lost,
@@ -161,9 +160,6 @@ class PostgresWriteSession:
             return self._settle(time.monotonic(), "interrupted, perhaps written")
         except AppendError as error:
             raise error.make_error() from error
-
-    def inherited(self) -> Connection:
-        return self._connection
 
     def close(self) -> None:
         if not self._connection.closed and self._unsettled is None:

@@ -71,9 +71,6 @@ class SqliteSignal:
             return None
         return status.st_dev, status.st_ino
 
-    def inherited(self) -> sqlite3.Connection:
-        return self._connection
-
     def close(self) -> None:
         self._connection.close()
         self._sleep.close()

@@ -16,6 +16,7 @@ from ..._values.errors import (
     WriteError,
 )
 from ..interface import Durability
+from ..process_hooks import never_close_in_child
 from .database_file import (
     check_journal,
     create_private,
@@ -23,6 +24,7 @@ from .database_file import (
     file_uri,
 )
 from .error_codes import translated
+from .forks import close_inherited, uncut
 from .interruptible import (
     Cell,
     InterruptibleConnection,
@@ -52,16 +54,19 @@ def _connect(
 ) -> InterruptibleConnection:
     # A connection may move between threads but is never used by two at once, when CPython 3.12 and 3.13 return wrong
     # rows (https://github.com/python/cpython/issues/118172). `timeout` is in force before the first statement.
-    connection = sqlite3.connect(
-        f"{file_uri(path)}?mode={mode}",
-        timeout=busy_timeout,
-        isolation_level=None,
-        check_same_thread=False,
-        factory=InterruptibleConnection,
-        uri=True,
-    )
+    close_inherited(path)
+    with uncut():
+        connection = sqlite3.connect(
+            f"{file_uri(path)}?mode={mode}",
+            timeout=busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=InterruptibleConnection,
+            uri=True,
+        )
     try:
         register_connection(connection, checked_place(path))
+        never_close_in_child(connection)
         let_signals_in(connection)
         # `trusted_schema` stays on: SQLite 3.40 would refuse a whole file for one `json_extract` in a table of the
         # host's, and there is nothing to guard, since no function of ours has an effect.

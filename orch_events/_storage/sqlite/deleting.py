@@ -23,6 +23,7 @@ from .reading import read_last_id
 from .schema import STATUS_TYPES
 from .statements import (
     data_version,
+    fetch_all,
     id_list,
     scalar,
     transaction,
@@ -109,7 +110,7 @@ def give_back(connection: sqlite3.Connection, timeout: float) -> None:
 
 def checkpoint(connection: sqlite3.Connection) -> None:
     """Copy what the ``-wal`` holds into the database, as far as that hinders no other connection."""
-    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    fetch_all(connection, "PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def let_others_write(connection: sqlite3.Connection, seconds: float) -> None:

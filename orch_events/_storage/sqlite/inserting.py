@@ -15,6 +15,7 @@ from typing import Final
 
 from ..._values.new_events import NewRow
 from .error_codes import primary_code
+from .forks import uncut
 from .statements import scalar
 
 COLUMNS: Final = (
@@ -75,7 +76,7 @@ def _insert_some(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> int:
 
 def _insert_many(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> int:
     last_id = 0
-    with connection:  # commits, or rolls back
+    with uncut(connection), connection:  # commits, or rolls back
         connection.execute("BEGIN IMMEDIATE")
         for start in range(0, len(rows), MAX_ROWS):
             last_id = _insert_some(connection, rows[start : start + MAX_ROWS])
@@ -85,7 +86,7 @@ def _insert_many(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> int:
 def _insert_beside_triggers(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> int:
     connection.set_authorizer(None)
     try:
-        with connection:
+        with uncut(connection), connection:
             connection.execute("BEGIN IMMEDIATE")
             ids = [insert_one(connection, row) for row in rows]
             _check_ids(connection, ids)

@@ -7,13 +7,22 @@ raises there is kept, and raised in the place of SQLite's own error when the sta
 
 import sqlite3
 from collections.abc import Generator, Mapping
+from types import TracebackType
 from typing import (
     Final,
+    Literal,
     TypeAlias,
     cast,
 )
 from weakref import ref
 
+from .forks import (
+    CALLS,
+    Call,
+    begin_call,
+    is_inherited,
+    uncut,
+)
 from .replaced_files import OPEN_FILES
 
 Cell: TypeAlias = str | bytes | int | float | None
@@ -30,17 +39,36 @@ a busy thread.
 
 
 def _close(self: sqlite3.Connection) -> None:
-    sqlite3.Connection.close(self)
+    if is_inherited(self):
+        return
+    with uncut(self):
+        sqlite3.Connection.close(self)
     OPEN_FILES.pop(ref(self), None)
 
 
 def _execute(
     connection: sqlite3.Connection, sql: str, parameters: object = (), /
 ) -> sqlite3.Cursor:
+    call = Call()
     try:
+        begin_call(call, connection)
         return sqlite3.Connection.execute(connection, sql, cast("Parameters", parameters))
     except sqlite3.OperationalError as error:
         raise interruption(connection) or error from None
+    finally:
+        CALLS.pop(ref(call), None)
+
+
+def _leave(
+    self: sqlite3.Connection,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+    /,
+) -> Literal[False]:
+    if is_inherited(self):  # the transaction goes on, in the parent
+        return False
+    return sqlite3.Connection.__exit__(self, kind, error, traceback)
 
 
 class InterruptibleConnection(sqlite3.Connection):
@@ -52,6 +80,7 @@ class InterruptibleConnection(sqlite3.Connection):
     # Without `def`, for which a strict checker wants `typing.override`, which came with Python 3.12.
     close = _close
     execute = _execute
+    __exit__ = _leave
     raised: list[BaseException] = []  # replaced as soon as it is open
     """What a signal handler raised in the middle of the statement; SQLite's answer to that is an error of its own."""
 

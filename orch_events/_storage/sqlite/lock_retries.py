@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from ..._values.host_errors import is_from_host
 from .error_codes import is_transient
+from .forks import uncut
 
 T = TypeVar("T")
 
@@ -49,7 +50,8 @@ def run_with_lock_retry(connection: sqlite3.Connection, timeout: float, script: 
     try:
         while True:
             try:
-                connection.executescript(script)
+                with uncut(connection):
+                    connection.executescript(script)
                 return
             except sqlite3.OperationalError as error:
                 if not is_transient(error) or time.monotonic() > deadline:

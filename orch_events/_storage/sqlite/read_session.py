@@ -131,9 +131,6 @@ class SqliteReadSession:
         wal = f"{os.path.realpath(self._path)}-wal"
         return StoreSize(os.stat(self._path).st_size, _file_bytes(wal), total - free)
 
-    def inherited(self) -> sqlite3.Connection:
-        return self._connection
-
     def close(self) -> None:
         self._connection.close()
 

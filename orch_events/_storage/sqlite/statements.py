@@ -10,6 +10,7 @@ from typing import Final, cast
 from weakref import ref
 
 from ..self_deadlock import WRITING
+from .forks import uncut
 from .interruptible import (
     Cell,
     Parameters,
@@ -23,19 +24,20 @@ _ANY_LENGTH: Final = 1 << 30
 
 
 def fetch_all(connection: sqlite3.Connection, sql: str, parameters: Parameters = ()) -> list[Row]:
-    cursor = connection.execute(sql, parameters)
-    try:
-        return cast("list[Row]", cursor.fetchall())
-    except sqlite3.OperationalError as error:
-        raise interruption(connection) or error from None
+    with uncut(connection):
+        cursor = connection.execute(sql, parameters)
+        try:
+            return cast("list[Row]", cursor.fetchall())
+        except sqlite3.OperationalError as error:
+            raise interruption(connection) or error from None
 
 
 def scalar(connection: sqlite3.Connection, sql: str, parameters: Parameters = ()) -> Cell:
-    cursor = connection.execute(sql, parameters)
-    try:
-        row = cast("Row | None", cursor.fetchone())
-    except sqlite3.OperationalError as error:
-        raise interruption(connection) or error from None
+    with uncut(connection), contextlib.closing(connection.execute(sql, parameters)) as cursor:
+        try:
+            row = cast("Row | None", cursor.fetchone())
+        except sqlite3.OperationalError as error:
+            raise interruption(connection) or error from None
     if row is None:
         return None
     return row[0]
@@ -48,7 +50,7 @@ def transaction(connection: sqlite3.Connection) -> Generator[None, None, None]:
     mark = path, threading.get_ident()
     try:
         WRITING.add(mark)
-        with connection:
+        with uncut(connection), connection:
             yield
     finally:
         WRITING.discard(mark)

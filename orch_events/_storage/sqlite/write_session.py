@@ -86,8 +86,5 @@ class SqliteWriteSession:
             return None
         return find_inserted(self._connection, rows[-1])
 
-    def inherited(self) -> sqlite3.Connection:
-        return self._connection
-
     def close(self) -> None:
         self._connection.close()
