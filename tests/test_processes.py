@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -420,6 +421,64 @@ print(good.count(True))
 """
     assert run_script(tmp_path, START + source, path, options=FORKING) == "20\n"
     assert [row.task_id for row in stored(path)].count("child") == 20
+
+
+@pytest.mark.long
+def test_forks_amid_threads_that_open_write_and_close_lose_nothing(
+    tmp_path: Path, path: Path
+) -> None:
+    source = """
+def child(depth):
+    name = f"child {os.getpid()}"
+    for _ in range(2):
+        with EventLog(path, durability="normal") as own:
+            for _ in range(3):
+                own.insert_event(name, None, "x", {})
+                os.write(acks, f"{name}\\n".encode())
+            if depth:
+                assert ended_well(fork(lambda: child(depth - 1)))
+
+def write(name):
+    while not stop:
+        with EventLog(path, durability="normal") as log:
+            for _ in range(10):
+                log.insert_event(name, None, "x", {})
+                os.write(acks, f"{name}\\n".encode())
+
+def read():
+    while not stop:
+        with EventReader(path) as reader:
+            for _ in range(3):
+                list(reader.query_events())
+
+def collect():
+    with open(acked) as lines:
+        for line in lines:
+            print(line, end="")
+
+stop = False
+EventLog(path).close()
+acked, acks = os.pipe()
+collector = threading.Thread(target=collect)
+threads = [threading.Thread(target=write, args=(f"writer {n}",)) for n in range(2)]
+threads.append(threading.Thread(target=read))
+for thread in (collector, *threads):
+    thread.start()
+pids = []
+for n in range(60):
+    pids.append(fork(lambda: child(n % 3 == 0)))
+    if len(pids) > 3:
+        assert ended_well(pids.pop(0))
+assert all([ended_well(pid) for pid in pids])
+stop = True
+for thread in threads:
+    thread.join()
+os.close(acks)
+collector.join()
+"""
+    acked = run_script(tmp_path, START + source, path, options=FORKING).splitlines()
+    assert len(acked) > 60 * 6
+    assert Counter(acked) == Counter(row.task_id for row in stored(path))
 
 
 def test_a_cleanup_does_not_go_on_in_a_child(tmp_path: Path, path: Path) -> None:

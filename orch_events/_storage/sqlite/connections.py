@@ -101,9 +101,9 @@ def open_for_writing(path: str, durability: Durability, busy_timeout: float) -> 
         connection = _connect(path, "rwc", busy_timeout)
         synchronous, checkpoint = DURABILITY[durability]
         try:
-            connection.execute(f"PRAGMA synchronous={synchronous}")
-            connection.execute(f"PRAGMA wal_autocheckpoint={checkpoint}")
-            connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}")
+            scalar(connection, f"PRAGMA synchronous={synchronous}")
+            scalar(connection, f"PRAGMA wal_autocheckpoint={checkpoint}")
+            scalar(connection, f"PRAGMA journal_size_limit={WAL_LIMIT}")
         except BaseException:
             connection.close()
             raise

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from ..._values.host_errors import is_from_host
 from .error_codes import is_transient
 from .forks import uncut
+from .statements import scalar
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ def run_with_lock_retry(connection: sqlite3.Connection, timeout: float, script: 
 
     A script is run in one step, so the GIL is given up only once.
     """
-    connection.execute("PRAGMA busy_timeout = 0")
+    scalar(connection, "PRAGMA busy_timeout = 0")
     deadline = time.monotonic() + timeout
     try:
         while True:
@@ -58,4 +59,4 @@ def run_with_lock_retry(connection: sqlite3.Connection, timeout: float, script: 
                     raise
             time.sleep(_RETRY_PAUSE)
     finally:
-        connection.execute(f"PRAGMA busy_timeout = {round(timeout * 1000)}")
+        scalar(connection, f"PRAGMA busy_timeout = {round(timeout * 1000)}")
